@@ -1,0 +1,48 @@
+"""What a user is told when something is wrong: one line with what, where and the mend.
+
+The tree:
+    SwathError
+    ├── ConfigError   the experiment's configuration
+    ├── DataError     archives, scenes, patch sets, manifests
+    ├── LeakError     a split that failed its audit
+    └── RunError      training, prediction, a device that is not there
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SwathError(Exception):
+    """An error that a user can mend; its text is always one line."""
+
+    def __init__(self, what: str, *, where: object = "", mend: str = "") -> None:
+        self.what, self.where, self.mend = what, str(where), mend
+        text = f"{self.where}: {what}" if self.where else what
+        super().__init__(" ".join((f"{text}; {mend}" if mend else text).split()))
+
+
+class ConfigError(SwathError):
+    """A key, value or name in the configuration that cannot be used."""
+
+
+class DataError(SwathError):
+    """Data that are missing, damaged, or not what their card says."""
+
+
+class LeakError(SwathError):
+    """A split whose parts are not independent of each other."""
+
+
+class RunError(SwathError):
+    """Training or prediction that cannot go on."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A mend that names what was probably meant, or else all that there is."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean '{close[0]}'?"
+    return f"there is {', '.join(known)}" if known else "there is none"

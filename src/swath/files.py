@@ -1,0 +1,152 @@
+"""Files that are whole or absent: atomic writing, digests, and manifests that readers check.
+
+A half-written file that keeps its final name is the root of most silent damage, so every file is
+written under a temporary name, synced and renamed. A manifest lists files with size and SHA-256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from swath.errors import DataError
+
+_BLOCK = 1 << 20
+
+
+def _sync(path: Path) -> None:
+    """Flush a file or folder to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place, synced, if the block succeeds.
+
+    The suffix is kept, since some writers choose a format by it. Nothing stays after a failure.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        yield part
+        _sync(part)
+        os.replace(part, path)
+        _sync(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path`, atomically."""
+    with whole(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_text_if_changed(path: Path, text: str) -> bool:
+    """Write `text` only where the file does not hold it already; says whether it did."""
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        return False
+    write_text(path, text)
+    return True
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON, atomically."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file.
+
+    Raises:
+        DataError: the file is absent or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError("there is no such file", where=path, mend="run the stage before") from None
+    except ValueError as broken:
+        raise DataError(
+            f"is not JSON ({broken})", where=path, mend="delete it and run its stage again"
+        ) from None
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content_digest(archive: Path) -> str:
+    """SHA-256 over the sorted SHA-256 digests of a zip's files: deaf to order and re-packing.
+
+    Raises:
+        DataError: the archive cannot be read to its last byte.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            digests = sorted(_member_digest(opened, m) for m in opened.infolist() if not m.is_dir())
+    except (zipfile.BadZipFile, EOFError, OSError) as broken:
+        raise DataError(
+            f"is not a whole zip archive ({broken})", where=archive, mend="fetch it again"
+        ) from None
+    return hashlib.sha256("".join(f"{d}\n" for d in digests).encode()).hexdigest()
+
+
+def _member_digest(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> str:
+    sha = hashlib.sha256()
+    with archive.open(member) as file:
+        while block := file.read(_BLOCK):
+            sha.update(block)
+    return sha.hexdigest()
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All files of a folder at any depth, in a stable order."""
+    return sorted(p for p in folder.rglob("*") if p.is_file())
+
+
+def write_manifest(path: Path, files: Iterable[Path], **facts: Any) -> dict[str, Any]:
+    """List `files` with size and digest in `path`, with a `version` of them all, and `facts`.
+
+    The files are named relative to the manifest's folder.
+    """
+    listed = {
+        str(file.relative_to(path.parent)): {"size": file.stat().st_size, "sha256": digest(file)}
+        for file in sorted(files)
+    }
+    version = hashlib.sha256(
+        "".join(f"{name} {entry['sha256']}\n" for name, entry in listed.items()).encode()
+    ).hexdigest()
+    manifest = {**facts, "version": version, "files": listed}
+    write_json(path, manifest)
+    return manifest
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """A manifest whose files were all found with the size and digest that it lists.
+
+    Raises:
+        DataError: a listed file is absent, cut off or changed.
+    """
+    manifest: dict[str, Any] = read_json(path)
+    mend = f"delete {path} and run its stage again"
+    for name, entry in manifest["files"].items():
+        file = path.parent / name
+        if not file.is_file():
+            raise DataError(f"is listed in {path.name} and absent", where=file, mend=mend)
+        if (size := file.stat().st_size) != entry["size"]:
+            raise DataError(f"has {size} bytes, not {entry['size']}", where=file, mend=mend)
+        if digest(file) != entry["sha256"]:
+            raise DataError("was changed after it was written", where=file, mend=mend)
+    return manifest
