@@ -1,0 +1,1 @@
+"""Data: cards of datasets, fetching, readers, and the cutting of scenes into patches."""

@@ -1,0 +1,345 @@
+"""Patch sets: scenes cut into one Zarr v3 store, opened by xarray, mapped by the loader.
+
+The store is written in large uncompressed chunks of whole patches, so that each chunk's file is
+the plain memory of an array (patch, band, y, x): xarray reads it as Zarr, the training loader maps
+it and gathers a shuffled batch with one indexed copy a chunk.
+"""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+import zarr
+from numpy.typing import NDArray
+from rasterio.warp import transform as transform_points
+
+from swath import registry
+from swath.data.card import Card
+from swath.data.layouts import UNLABELLED, Source
+from swath.errors import DataError
+
+CHUNK_BYTES = 128 << 20
+"""Large enough that a set has few files; small enough to be held while it is written."""
+
+
+def open_source(card: Card, folder: Path) -> Source:
+    """The dataset of a card as its layout reads it from `folder`."""
+    settings = {k: v for k, v in card.layout.items() if k != "name"}
+    source: Source = registry.load("layout", card.layout["name"])(folder, card, **settings)
+    return source
+
+
+def cut(
+    card: Card,
+    source: Source,
+    store: Path,
+    *,
+    size_px: int | None,
+    stride_px: int | None,
+    min_valid: float,
+    fraction: float,
+    made_by: dict[str, Any],
+) -> dict[str, int]:
+    """Cut a dataset into the patch set `store`, replacing what is there.
+
+    Args:
+        card: facts of the dataset.
+        source: the dataset on disk.
+        store: path of the Zarr store to write.
+        size_px: side of a patch; None where patches come as published.
+        stride_px: distance of neighbouring patches; None is the side.
+        min_valid: least share of labelled pixels of a patch, for labels by pixel.
+        fraction: share of the patches that is kept, alike in each class.
+        made_by: attributes that say what made the set (data version, configuration).
+
+    Returns:
+        Counts of patches: `kept` and `left_out` (too few valid pixels).
+
+    Raises:
+        DataError: nothing is left to keep, or the source cannot be read.
+    """
+    table = _subset(source.table(size_px, stride_px), fraction)
+    side = size_px or source.native_px
+    assert side is not None  # `table` has refused scenes without a size
+    part = store.with_name(f".{store.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    by_pixel = card.labels == "pixel"
+    group = zarr.open_group(part, mode="w", zarr_format=3)
+    shape = (len(table), len(card.bands), side, side)
+    image = _array(group, "image", shape, source.dtype, ["patch", "band", "y", "x"])
+    label_dims = ["patch", "y", "x"] if by_pixel else ["patch"]
+    label_shape = (len(table), side, side) if by_pixel else (len(table),)
+    label = _array(group, "label", label_shape, "uint8", label_dims)
+
+    kept: list[NDArray[np.int64]] = []
+    writer_image, writer_label = _Writer(image), _Writer(label)
+    for rows, images, labels in source.blocks(table, side):
+        if by_pixel:
+            valid = (labels != UNLABELLED).mean(axis=(1, 2)) >= min_valid
+            rows, images, labels = rows[valid], images[valid], labels[valid]
+        writer_image.add(images)
+        writer_label.add(labels)
+        kept.append(rows)
+    count = writer_image.finish()
+    writer_label.finish()
+    if not count:
+        raise DataError(
+            f"no patch has {min_valid:.0%} valid pixels", where=card.name, mend="lower patches.min_valid"
+        )
+    places = table.loc[np.concatenate(kept)].reset_index(drop=True)
+    _write_coordinates(part, places, card, _attributes(card, source, side) | made_by)
+    shutil.rmtree(store, ignore_errors=True)
+    part.rename(store)
+    return {"kept": count, "left_out": len(table) - count}
+
+
+class _Writer:
+    """Appends blocks of patches to an array, writing whole chunks."""
+
+    def __init__(self, array: zarr.Array[Any]) -> None:
+        self.array, self.waiting, self.written = array, [], 0  # type: ignore[var-annotated]
+
+    def add(self, block: NDArray[np.generic]) -> None:
+        self.waiting.append(block)
+        chunk = self.array.chunks[0]
+        while sum(map(len, self.waiting)) >= chunk:
+            ready = np.concatenate(self.waiting)
+            self._write(ready[:chunk])
+            self.waiting = [ready[chunk:]]
+
+    def finish(self) -> int:
+        """Write the rest and cut the array to what was written; gives the number of patches."""
+        if self.waiting:
+            self._write(np.concatenate(self.waiting))
+        self.array.resize((self.written, *self.array.shape[1:]))
+        return self.written
+
+    def _write(self, block: NDArray[np.generic]) -> None:
+        if len(block):
+            self.array[self.written : self.written + len(block)] = block
+            self.written += len(block)
+
+
+def _array(
+    group: zarr.Group, name: str, shape: tuple[int, ...], dtype: str, dims: list[str]
+) -> zarr.Array[Any]:
+    patch_bytes = int(np.prod(shape[1:], dtype=np.int64)) * np.dtype(dtype).itemsize
+    chunk = min(max(1, CHUNK_BYTES // patch_bytes), max(1, shape[0]))
+    return group.create_array(
+        name,
+        shape=shape,
+        chunks=(chunk, *shape[1:]),
+        dtype=dtype,
+        compressors=None,
+        dimension_names=dims,
+        # A chunk of fill values would have no file, and so nothing to map.
+        config={"write_empty_chunks": True},
+    )
+
+
+def _subset(table: pd.DataFrame, fraction: float) -> pd.DataFrame:
+    if fraction == 1:
+        return table
+    # Not a seed of the experiment: the same tenth for all who ask for a tenth.
+    groups = table.groupby("label") if "label" in table else [(0, table)]
+    chosen = [g.sample(frac=fraction, random_state=0) for _, g in groups]
+    return table.loc[pd.concat(chosen).index.sort_values()].reset_index(drop=True)
+
+
+def _attributes(card: Card, source: Source, side: int) -> dict[str, Any]:
+    names = [band.name for band in card.bands]
+    return {
+        "dataset": card.name,
+        "title": card.title,
+        "synthetic": card.synthetic,
+        "classes": list(card.classes),
+        "colours": list(card.classes.values()),
+        "scenes": source.scenes,
+        "gsd_m": source.gsd_m,
+        "size_px": side,
+        "scale": card.scale,
+        "nodata": card.nodata,
+        "rgb": [names.index(band) for band in card.rgb],
+        "labels": card.labels,
+        "licence": card.licence,
+        "citation": card.citation,
+    }
+
+
+def _write_coordinates(
+    store: Path, places: pd.DataFrame, card: Card, attributes: dict[str, Any]
+) -> None:
+    lon, lat = _degrees(places, attributes["gsd_m"] * attributes["size_px"])
+    columns = {
+        "scene": places["scene"].to_numpy(np.int32),
+        "row": places["row"].to_numpy(np.int32),
+        "col": places["col"].to_numpy(np.int32),
+        "easting": places["easting"].to_numpy(np.float64),
+        "northing": places["northing"].to_numpy(np.float64),
+        "epsg": places["epsg"].to_numpy(np.int32),
+        "lon": lon,
+        "lat": lat,
+        "time": pd.to_datetime(places["time"]).to_numpy("datetime64[s]"),
+        "name": places["name"].to_numpy(dtype=object).astype(str),
+    }
+    dataset = xr.Dataset(
+        coords={
+            **{name: ("patch", values) for name, values in columns.items()},
+            "band": ("band", [band.name for band in card.bands]),
+            "wavelength_nm": ("band", [band.wavelength_nm for band in card.bands]),
+        },
+        attrs=attributes,
+    )
+    with warnings.catch_warnings():
+        # Zarr's fixed-length strings await their specification; every reader of today has them.
+        warnings.simplefilter("ignore")
+        dataset.to_zarr(store, mode="a", zarr_format=3, consolidated=False)
+
+
+def _degrees(places: pd.DataFrame, side_m: float) -> tuple[NDArray[np.float64], ...]:
+    """Longitude and latitude of the patches' centres; NaN without a georeference."""
+    lon, lat = np.full(len(places), np.nan), np.full(len(places), np.nan)
+    for epsg, group in places.groupby("epsg"):
+        if epsg:
+            x = group["easting"].to_numpy() + side_m / 2
+            y = group["northing"].to_numpy() - side_m / 2
+            at = group.index.to_numpy()
+            lon[at], lat[at] = transform_points(f"EPSG:{epsg}", "EPSG:4326", x, y)
+    return lon, lat
+
+
+# ---- reading --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """A chunked array of patches, mapped into memory."""
+
+    chunks: tuple[NDArray[Any], ...]
+    shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def gather(self, patches: NDArray[np.int64]) -> NDArray[Any]:
+        """The patches of these numbers, in this order: one indexed copy a chunk."""
+        if len(self.chunks) == 1:
+            gathered: NDArray[Any] = self.chunks[0][patches]
+            return gathered
+        size = len(self.chunks[0])
+        out = np.empty((len(patches), *self.shape[1:]), self.chunks[0].dtype)
+        which = patches // size
+        for number in np.unique(which):
+            here = which == number
+            out[here] = self.chunks[number][patches[here] - number * size]
+        return out
+
+
+@dataclass(frozen=True)
+class PatchSet:
+    """A patch set opened for work: mapped images and labels, places, and attributes."""
+
+    image: Mapped
+    label: Mapped
+    places: pd.DataFrame
+    """One row a patch: scene, row, col, easting, northing, epsg, lon, lat, time, name."""
+    facts: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names in the order of the label values."""
+        return list(self.facts["classes"])
+
+    @property
+    def side_m(self) -> float:
+        """Side of a patch on the ground."""
+        return float(self.facts["gsd_m"] * self.facts["size_px"])
+
+
+def open_patches(store: Path) -> PatchSet:
+    """Open a patch set that `cut` wrote.
+
+    Raises:
+        DataError: the store is absent or was not written as mappable chunks.
+    """
+    if not (store / "zarr.json").is_file():
+        raise DataError("is not a patch set", where=store, mend="run the stage `patches`")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with xr.open_zarr(store, consolidated=False, chunks=None) as dataset:
+            patch_coords = [n for n, c in dataset.coords.items() if c.dims == ("patch",)]
+            places = pd.DataFrame({str(n): dataset[n].to_numpy() for n in patch_coords})
+            facts = dict(dataset.attrs)
+            bands = [str(band) for band in dataset["band"].to_numpy()]
+    image, label = (_map(store, name) for name in ("image", "label"))
+    return PatchSet(image, label, places, facts | {"bands": bands})
+
+
+def _map(store: Path, name: str) -> Mapped:
+    array = zarr.open_array(store / name, mode="r")
+    if array.compressors or array.shards:
+        raise DataError(
+            f"the array '{name}' is compressed and cannot be mapped", where=store, mend="cut it again"
+        )
+    size = array.chunks[0]
+    rest = "/0" * (array.ndim - 1)
+    count = -(-array.shape[0] // size)
+    files = [store / name / f"c/{number}{rest}" for number in range(count)]
+    chunks = []
+    for number, file in enumerate(files):
+        if not file.is_file():
+            raise DataError("a chunk is absent", where=file, mend="delete the patch set and cut it again")
+        mapped = np.memmap(file, array.dtype, "r", shape=array.chunks)
+        chunks.append(mapped[: min(size, array.shape[0] - number * size)])
+    return Mapped(tuple(chunks), array.shape)
+
+
+def class_counts(patches: PatchSet, which: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Number of labels (patches, or labelled pixels) of each class among the patches `which`."""
+    counts = np.zeros(256, np.int64)
+    for start in range(0, len(which), 4096):
+        labels = patches.label.gather(which[start : start + 4096])
+        counts += np.bincount(labels.ravel(), minlength=256)
+    return counts[: len(patches.classes)]
+
+
+def labels_of_patches(patches: PatchSet) -> NDArray[np.uint8]:
+    """The label of each patch: its own, or the most frequent one of its labelled pixels."""
+    everything = np.arange(len(patches))
+    if patches.facts["labels"] == "patch":
+        own: NDArray[np.uint8] = patches.label.gather(everything)
+        return own
+    classes = len(patches.classes)
+    found = []
+    for start in range(0, len(patches), 512):
+        labels = patches.label.gather(everything[start : start + 512])
+        labels = labels.reshape(len(labels), -1)
+        found.append(np.stack([(labels == k).sum(1) for k in range(classes)], 1).argmax(1))
+    return np.concatenate(found).astype(np.uint8)
+
+
+def band_statistics(patches: PatchSet, which: NDArray[np.int64]) -> dict[str, Any]:
+    """Mean and standard deviation of each band over the patches `which`, without no-data pixels."""
+    bands = patches.image.shape[1]
+    total, squares, pixels = np.zeros(bands), np.zeros(bands), np.zeros(bands)
+    nodata = patches.facts["nodata"]
+    for start in range(0, len(which), 512):
+        block = patches.image.gather(np.sort(which[start : start + 512])).astype(np.float64)
+        good = np.ones_like(block, bool) if nodata is None else block != nodata
+        block[~good] = 0
+        total += block.sum(axis=(0, 2, 3))
+        squares += (block**2).sum(axis=(0, 2, 3))
+        pixels += good.sum(axis=(0, 2, 3))
+    mean = total / np.maximum(pixels, 1)
+    std = np.sqrt(np.maximum(squares / np.maximum(pixels, 1) - mean**2, 0))
+    return {"mean": mean.tolist(), "std": std.tolist(), "patches": len(which)}
