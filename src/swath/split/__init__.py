@@ -1,0 +1,1 @@
+"""Splits of a patch set into train, validation and test parts, and their audit."""
