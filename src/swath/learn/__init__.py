@@ -1,0 +1,1 @@
+"""Learning: batches, tasks, one attempt of one run, and prediction."""

@@ -1,0 +1,1 @@
+"""Models, each one function loaded by its name (`swath.registry`)."""
