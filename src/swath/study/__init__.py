@@ -1,0 +1,1 @@
+"""Studies (sweeps): search spaces, rungs, scores, and tidy results."""

@@ -1,0 +1,480 @@
+"""Results of one experiment on disk, read into plain tables for whoever looks at them.
+
+Only reads: the files are written by the stages. Images stay lazy, predictions and maps are read
+when a figure asks for them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+import yaml
+
+from swath.errors import DataError
+from swath.files import read_json
+
+MEASURES = ("overall_accuracy", "average_accuracy", "kappa", "macro_f1", "miou")
+IGNORED = 255
+"""the label of a pixel or patch that has none"""
+_MEND = "run the stage that writes it, then the report again"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One score in 0..1 with the bounds of its interval (nan where there is none)."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Test scores of one run, or of several runs of one split taken together."""
+
+    patches: int
+    pixels: int | None
+    classes: tuple[str, ...]
+    measures: dict[str, Measure]
+    per_class: pd.DataFrame
+    """index: class; columns: support, precision, recall, f1, iou"""
+    confusion: np.ndarray
+    """(truth, predicted) counts"""
+    bootstrap: dict[str, Any]
+    runs: int = 1
+
+    @property
+    def interval(self) -> str:
+        """What the bounds of the measures mean."""
+        return "95 % CI" if self.runs == 1 else f"range of {self.runs} runs"
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A simple method judged on the same test part."""
+
+    name: str
+    fold: int
+    seconds: float
+    scores: Scores
+
+
+@dataclass(frozen=True)
+class SceneMap:
+    """Rasters of one predicted scene; absent ones are None or empty."""
+
+    scene: str
+    split: str
+    fold: int
+    classes: Path
+    confidence: Path | None
+    truth: Path | None
+    images: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of one fold of a split with one seed."""
+
+    folder: Path
+    split: str
+    fold: int
+    seed: int
+    facts: dict[str, Any]
+    """the whole of run.json"""
+    metrics: pd.DataFrame
+    """one row an epoch"""
+    scores: Scores
+    maps: tuple[SceneMap, ...]
+
+    def predictions(self) -> dict[str, np.ndarray]:
+        """`patch` (n,), `predicted` and `confidence` (n,) or (n, y, x) of the test part."""
+        with np.load(_present(self.folder / "predictions.npz")) as stored:
+            return {name: stored[name] for name in ("patch", "predicted", "confidence")}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which patch is in which part, what the audit found, and what was trained on it."""
+
+    name: str
+    table: pd.DataFrame
+    """columns: patch, fold, part"""
+    audit: dict[str, Any]
+    runs: tuple[Run, ...]
+    baselines: tuple[Baseline, ...]
+
+    @property
+    def leaky(self) -> bool:
+        """Whether scores on this split must be stamped."""
+        return not self.audit["passed"] or bool(self.audit.get("stamped"))
+
+    @property
+    def leak(self) -> str:
+        """What the audit found, in a few words; empty where the split is clean."""
+        if not self.leaky:
+            return ""
+        pairs = int(self.audit.get("overlapping_pairs") or 0)
+        if pairs:
+            return f"{pairs:,} {'pair overlaps' if pairs == 1 else 'pairs overlap'}"
+        least, buffer = self.audit.get("least_distance_m"), self.audit.get("buffer_m")
+        if least is not None and buffer is not None and least < buffer:
+            return f"least distance {least:,.0f} m < {buffer:,.0f} m buffer"
+        problems = self.audit.get("problems") or ["allowed by the configuration"]
+        return str(problems[0])
+
+    @property
+    def scores(self) -> Scores | None:
+        """Test scores of all runs together; None where nothing was trained on the split."""
+        return pooled([run.scores for run in self.runs]) if self.runs else None
+
+    @property
+    def baseline(self) -> Scores | None:
+        """Test scores of the baseline over its folds; None where there is none."""
+        return pooled([each.scores for each in self.baselines]) if self.baselines else None
+
+    def parts(self, fold: int) -> pd.Series:
+        """Part of each patch of a fold; index: patch."""
+        rows = self.table[self.table["fold"] == fold]
+        return rows.set_index("patch")["part"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One point of a study, with its score at each rung that it reached."""
+
+    number: int
+    params: dict[str, Any]
+    rungs: pd.DataFrame
+    """columns: rung, epochs, score, seconds, run_id"""
+    state: str
+    reason: str | None
+
+    @property
+    def score(self) -> float:
+        """Score at the highest rung reached; nan where there is none."""
+        known = self.rungs["score"].dropna() if len(self.rungs) else self.rungs
+        return float(known.iloc[-1]) if len(known) else math.nan
+
+
+@dataclass(frozen=True)
+class Study:
+    """A sweep: what it sought, its trials and the best one."""
+
+    objective: str
+    direction: str
+    trials: tuple[Trial, ...]
+    best: Trial
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """All that one experiment left below results/<name>/."""
+
+    name: str
+    folder: Path
+    sections: dict[str, str]
+    """section of the configuration -> its YAML text"""
+    patches: xr.Dataset
+    """lazy; dimensions patch, band, y, x"""
+    version: str
+    """checksum of the patch set"""
+    splits: tuple[Split, ...]
+    study: Study | None
+    costs: pd.DataFrame
+    """index: rule; columns: jobs, wall_s, peak_mb, cpu_s"""
+
+    @property
+    def title(self) -> str:
+        """The data set's title."""
+        return str(self.patches.attrs.get("title") or self.patches.attrs.get("dataset", ""))
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the data were made up."""
+        return bool(self.patches.attrs.get("synthetic", False))
+
+    @property
+    def segmentation(self) -> bool:
+        """Whether each pixel has a label, not each patch."""
+        return self.patches["label"].ndim > 1
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes."""
+        return [str(name) for name in self.patches.attrs["classes"]]
+
+    @property
+    def colours(self) -> list[str]:
+        """A colour (#rrggbb) for each class."""
+        return [str(colour) for colour in self.patches.attrs["colours"]]
+
+    @property
+    def size_m(self) -> float:
+        """Side of a patch, in metres."""
+        return float(self.patches.attrs["size_px"]) * float(self.patches.attrs["gsd_m"])
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """Runs of all splits."""
+        return tuple(run for split in self.splits for run in split.runs)
+
+    def scene(self, index: int) -> str:
+        """Name of a scene."""
+        scene = self.patches.attrs["scenes"][int(index)]
+        return str(scene.get("name", index)) if isinstance(scene, dict) else str(scene)
+
+    def setting(self, section: str, key: str) -> Any:
+        """A value of the configuration, None where it is not set."""
+        values = yaml.safe_load(self.sections.get(section, "")) or {}
+        return values.get(key) if isinstance(values, dict) else None
+
+
+def read_experiment(folder: Path, *, project: Path = Path()) -> Experiment:
+    """The experiment whose results lie in `folder`.
+
+    Args:
+        project: the folder against which relative paths of source rasters are resolved.
+
+    Raises:
+        DataError: a file that every experiment has is absent or damaged.
+    """
+    if not folder.is_dir():
+        raise DataError("there is no such experiment", where=folder, mend="run it first")
+    runs = [_run(path.parent, folder, project) for path in folder.glob("runs/*/run.json")]
+    if not runs:
+        raise DataError("holds no run", where=folder / "runs", mend="train before the report")
+    splits = [_split(path.parent, folder, runs) for path in folder.glob("splits/*/audit.json")]
+    if orphans := {run.split for run in runs} - {split.name for split in splits}:
+        raise DataError(
+            f"has no audit.json of the split '{min(orphans)}'",
+            where=folder / "splits",
+            mend=_MEND,
+        )
+    return Experiment(
+        name=folder.name,
+        folder=folder,
+        sections={
+            path.stem: path.read_text(encoding="utf-8")
+            for path in sorted(folder.glob("config/*.yaml"))
+        },
+        patches=_patches(folder / "patches" / "set.zarr"),
+        version=str(read_json(folder / "patches" / "manifest.json").get("version", "")),
+        splits=tuple(sorted(splits, key=lambda split: (split.leaky, split.name))),
+        study=_study(folder / "study" / "trials.json"),
+        costs=_costs(folder / "benchmarks"),
+    )
+
+
+def pooled(scores: Sequence[Scores]) -> Scores:
+    """Scores of several runs as one: counts added, measures averaged, bounds their range."""
+    first = scores[0]
+    if len(scores) == 1:
+        return first
+    confusion = np.sum([each.confusion for each in scores], axis=0)
+    return Scores(
+        patches=sum(each.patches for each in scores),
+        pixels=None if first.pixels is None else sum(each.pixels or 0 for each in scores),
+        classes=first.classes,
+        measures={name: _pooled_measure(scores, name) for name in first.measures},
+        per_class=class_scores(confusion, first.classes),
+        confusion=confusion,
+        bootstrap=first.bootstrap,
+        runs=len(scores),
+    )
+
+
+def class_scores(confusion: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
+    """Support, precision, recall, F1 and IoU of each class from counts (truth, predicted)."""
+    right = np.diag(confusion).astype(float)
+    truth, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        columns = {
+            "support": truth,
+            "precision": right / predicted,
+            "recall": right / truth,
+            "f1": 2 * right / (truth + predicted),
+            "iou": right / (truth + predicted - right),
+        }
+    return pd.DataFrame(columns, index=pd.Index(classes, name="class"))
+
+
+def _pooled_measure(scores: Sequence[Scores], name: str) -> Measure:
+    values = [each.measures[name].value for each in scores if name in each.measures]
+    return Measure(float(np.mean(values)), min(values), max(values))
+
+
+def _present(path: Path) -> Path:
+    if not path.exists():
+        raise DataError("there is no such file", where=path, mend=_MEND)
+    return path
+
+
+def _table(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(_present(path))
+    except (OSError, ValueError) as broken:
+        raise DataError(f"is not a Parquet table ({broken})", where=path, mend=_MEND) from None
+
+
+def _patches(path: Path) -> xr.Dataset:
+    try:
+        opened: xr.Dataset = xr.open_zarr(_present(path), consolidated=False, chunks=None)
+        return opened
+    except (OSError, ValueError, KeyError) as broken:
+        raise DataError(f"is not a patch set ({broken})", where=path, mend=_MEND) from None
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _measure(stored: Any) -> Measure:
+    if not isinstance(stored, dict):
+        return Measure(_number(stored), math.nan, math.nan)
+    return Measure(*(_number(stored.get(key)) for key in ("value", "low", "high")))
+
+
+def _scores(path: Path) -> Scores:
+    stored = read_json(path)
+    try:
+        per_class = pd.DataFrame(stored["per_class"]).set_index("class").astype(float)
+        return Scores(
+            patches=int(stored["patches"]),
+            pixels=stored.get("pixels"),
+            classes=tuple(stored["classes"]),
+            measures={name: _measure(stored[name]) for name in MEASURES if name in stored},
+            per_class=per_class,
+            confusion=np.asarray(stored["confusion"], dtype=np.int64),
+            bootstrap=stored.get("bootstrap") or {},
+        )
+    except KeyError as missing:
+        raise DataError(f"has no {missing}", where=path, mend=_MEND) from None
+
+
+def _run(folder: Path, experiment: Path, project: Path) -> Run:
+    facts = read_json(folder / "run.json")
+    split, fold, seed = str(facts["split"]), int(facts["fold"]), int(facts["seed"])
+    return Run(
+        folder=folder,
+        split=split,
+        fold=fold,
+        seed=seed,
+        facts=facts,
+        metrics=_table(folder / "metrics.parquet"),
+        scores=_scores(folder / "scores.json"),
+        maps=_maps(experiment / "maps" / folder.name, split, fold, project),
+    )
+
+
+def _maps(folder: Path, split: str, fold: int, project: Path) -> tuple[SceneMap, ...]:
+    if not (folder / "maps.json").is_file():
+        return ()
+    return tuple(
+        SceneMap(
+            scene=str(stored["scene"]),
+            split=split,
+            fold=fold,
+            classes=_raster(stored["classes"], folder, project),
+            confidence=_optional_raster(stored.get("confidence"), folder, project),
+            truth=_optional_raster(stored.get("truth"), folder, project),
+            images=tuple(_raster(path, folder, project) for path in stored.get("image") or ()),
+        )
+        for stored in read_json(folder / "maps.json")["scenes"]
+    )
+
+
+def _raster(name: str, folder: Path, project: Path) -> Path:
+    """The raster of that name, which is relative to the maps' folder or to the project."""
+    if name.startswith("/vsi"):  # a member of an archive, which GDAL opens itself
+        return Path(name)
+    found = [base / name for base in (folder, project) if (base / name).exists()]
+    return found[0] if found else _present(folder / name)
+
+
+def _optional_raster(name: str | None, folder: Path, project: Path) -> Path | None:
+    return _raster(name, folder, project) if name else None
+
+
+def _split(folder: Path, experiment: Path, runs: Iterable[Run]) -> Split:
+    name = folder.name
+    return Split(
+        name=name,
+        table=_table(folder / "split.parquet"),
+        audit=read_json(folder / "audit.json"),
+        runs=tuple(
+            sorted((r for r in runs if r.split == name), key=lambda run: (run.fold, run.seed))
+        ),
+        baselines=_baselines(experiment / "baselines", name),
+    )
+
+
+def _baselines(folder: Path, split: str) -> tuple[Baseline, ...]:
+    found = []
+    for path in sorted(folder.glob("*/baseline.json")):
+        scored = read_json(path.parent / "scores.json")
+        if str(scored["split"]) == split:
+            facts = read_json(path)
+            found.append(
+                Baseline(
+                    name=str(facts["name"]),
+                    fold=int(scored["fold"]),
+                    seconds=float(facts["seconds"]),
+                    scores=_scores(path.parent / "scores.json"),
+                )
+            )
+    return tuple(found)
+
+
+def _study(path: Path) -> Study | None:
+    if not path.is_file():
+        return None
+    stored = read_json(path)
+    columns = ["rung", "epochs", "score", "seconds", "run_id"]
+    trials = tuple(
+        Trial(
+            number=int(trial["number"]),
+            params=dict(trial["params"]),
+            rungs=pd.DataFrame(trial.get("rungs") or [], columns=columns)
+            .astype({"score": float, "seconds": float})
+            .sort_values("rung"),
+            state=str(trial["state"]),
+            reason=trial.get("reason"),
+        )
+        for trial in stored["trials"]
+    )
+    best = [trial for trial in trials if trial.number == stored["best"]]
+    if not best:
+        raise DataError(
+            f"names trial {json.dumps(stored['best'])} the best and does not list it",
+            where=path,
+            mend=_MEND,
+        )
+    return Study(str(stored["objective"]), str(stored["direction"]), trials, best[0])
+
+
+def _costs(folder: Path) -> pd.DataFrame:
+    """Time and memory by rule, from Snakemake's benchmark files."""
+    rows = []
+    for path in sorted(folder.rglob("*.tsv")):
+        rule = re.split(r"[-.]", path.relative_to(folder).parts[0])[0]
+        table = pd.read_csv(path, sep="\t", na_values=["-", "NA"])
+        for _, row in table.iterrows():
+            rows.append((rule, row.get("s"), row.get("max_rss"), row.get("cpu_time")))
+    table = pd.DataFrame(rows, columns=["rule", "wall_s", "peak_mb", "cpu_s"])
+    values = table.set_index("rule").astype(float).reset_index()
+    return values.groupby("rule", sort=False).agg(
+        jobs=("wall_s", "size"),
+        wall_s=("wall_s", "sum"),
+        peak_mb=("peak_mb", "max"),
+        cpu_s=("cpu_s", "sum"),
+    )
