@@ -1,0 +1,820 @@
+"""The figures of the report, one function each.
+
+To add a figure, write a function here, marked `@registered("figure")` and `@section("…")` with
+the section of the page it belongs to (`page.SECTIONS`). It stands on the page in the order of
+this module. Its docstring's first line is the title and the rest is the caption. What it asks for
+says how often it is drawn:
+
+    draw(results)         once
+    draw(results, split)  for each split that something was trained on
+    draw(results, scene)  for each predicted scene
+
+It gives back matplotlib Figures, which the page lays side by side where there is room (one
+below another on a telephone), or nothing where the experiment has nothing to show. Colours below
+are variables of the page's style sheet, so that they follow the reader's light or dark mode.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+import rasterio
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import to_rgb, to_rgba
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from rasterio.enums import Resampling
+
+from swath.registry import registered
+from swath.study.results import IGNORED, Experiment, SceneMap, Scores, Split, Study
+
+Panels = list[Figure]
+Draw = TypeVar("Draw", bound=Callable[..., Panels])
+
+INK, MUTED, RULE, PAPER = "#1d2b36", "#5b6873", "#dde3e8", "#fefefe"
+ACCENT, SECOND, THIRD = "#0b6183", "#c08a1e", "#b8475a"
+PARTS = {"train": "#3f7fb5", "val": "#dca52f", "test": "#b6455c", "unused": "#a9b3bc"}
+RIGHT, WRONG = "#8fa3b3", "#d1495b"
+# colour here -> variable of the page's style sheet
+INKS = {
+    INK: "ink",
+    MUTED: "muted",
+    RULE: "rule",
+    PAPER: "paper",
+    ACCENT: "accent",
+    SECOND: "second",
+    THIRD: "third",
+}
+
+STYLE: Any = {  # its keys are typed one by one in matplotlib
+    "figure.dpi": 96,
+    "savefig.transparent": True,
+    "svg.fonttype": "none",
+    "svg.image_inline": True,
+    "image.composite_image": False,  # keeps images at their own resolution in the SVG
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlecolor": INK,
+    "axes.labelsize": 8.5,
+    "axes.labelcolor": MUTED,
+    "axes.edgecolor": MUTED,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.7,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "xtick.major.size": 3,
+    "ytick.major.size": 0,
+    "text.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "lines.linewidth": 1.6,
+}
+
+WIDTH = 3.6
+"""inches of a panel that fills a telephone"""
+SCENES_SHOWN = 3
+"""predicted scenes drawn for each split"""
+FULL_SIDE_PX, SMALL_SIDE_PX = 700, 460
+"""longest side of a drawn raster, where there are few of them and where there are many"""
+COUNTED_CLASSES = 12
+"""up to this many classes the confusion matrix says its counts"""
+
+
+def section(name: str) -> Callable[[Draw], Draw]:
+    """Say in which section of the page a figure stands."""
+
+    def mark(draw: Draw) -> Draw:
+        draw.section = name  # type: ignore[attr-defined]
+        return draw
+
+    return mark
+
+
+# Splits side by side
+
+
+@registered("figure")
+@section("splits")
+def comparison(results: Experiment) -> Panels:
+    """The same model, judged by each split.
+
+    Filled dots are the model's test scores with their intervals, open diamonds the baseline's.
+    A split that leaks between its parts is drawn with a dashed line: its score answers an easier
+    question.
+    """
+    splits = [split for split in results.splits if split.runs]
+    if len(splits) < 2:
+        return []
+    names = {"overall_accuracy": "Overall accuracy", "macro_f1": "Macro F1", "miou": "Mean IoU"}
+    return [_compared(splits, key, title) for key, title in names.items()]
+
+
+def _compared(splits: Sequence[Split], key: str, title: str) -> Figure:
+    figure, axes = _panel(WIDTH, 0.85 + 0.42 * len(splits))
+    for place, split in enumerate(splits):
+        scores, baseline = split.scores, split.baseline
+        assert scores is not None
+        measure, colour = scores.measures[key], THIRD if split.leaky else ACCENT
+        if not math.isnan(measure.low):
+            axes.plot(
+                [100 * measure.low, 100 * measure.high],
+                [place, place],
+                color=colour,
+                linestyle=(0, (2, 1.2)) if split.leaky else "-",
+                linewidth=2.4,
+            )
+        axes.plot(100 * measure.value, place, "o", color=colour, markersize=7)
+        axes.annotate(
+            f"{100 * measure.value:.1f}",
+            (100 * measure.value, place),
+            xytext=(0, 7),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+        )
+        if baseline:
+            value = 100 * baseline.measures[key].value
+            axes.plot(value, place, "D", color=MUTED, markerfacecolor=PAPER, markersize=5)
+    axes.set_yticks(
+        range(len(splits)),
+        [f"{split.name}\n(leaks)" if split.leaky else split.name for split in splits],
+    )
+    axes.set_ylim(len(splits) - 0.5, -0.7)
+    axes.grid(axis="y", visible=False)
+    axes.margins(x=0.14)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.set_title(f"{title}, %")
+    return figure
+
+
+# Training
+
+
+@registered("figure")
+@section("training")
+def curves(results: Experiment, split: Split) -> Panels:
+    """Training, epoch by epoch.
+
+    Loss on the training and validation parts, accuracy on the validation part, and the learning
+    rate. The dotted line marks the epoch whose weights were kept. Each run of the split is drawn.
+    """
+    loss, loss_axes = _panel(WIDTH, 2.3)
+    accuracy, accuracy_axes = _panel(WIDTH, 2.3)
+    rate, rate_axes = _panel(WIDTH, 2.3)
+    thin = 1.0 if len(split.runs) == 1 else 0.65
+    for first, run in enumerate(split.runs):
+        epoch = run.metrics["epoch"]
+        label = {} if first else {"train": "train", "val": "validation"}
+        lines = (
+            (loss_axes, "train/loss", MUTED, label.get("train")),
+            (loss_axes, "val/loss", ACCENT, label.get("val")),
+            (accuracy_axes, "val/accuracy", ACCENT, None),
+            (rate_axes, "lr", SECOND, None),
+        )
+        for axes, column, colour, text in lines:
+            if column in run.metrics:
+                known = run.metrics[column].notna()
+                scale = 100 if column == "val/accuracy" else 1
+                axes.plot(
+                    epoch[known],
+                    run.metrics.loc[known, column] * scale,
+                    color=colour,
+                    alpha=thin,
+                    label=text,
+                )
+        best = run.facts.get("best_epoch")
+        if best is not None and len(split.runs) == 1:
+            for axes in (loss_axes, accuracy_axes):
+                axes.axvline(best, color=MUTED, linewidth=0.9, linestyle=":")
+    loss_axes.legend(loc="upper right", bbox_to_anchor=(0.94, 1), labelcolor=INK)
+    titles = {loss_axes: "Loss", accuracy_axes: "Accuracy, %", rate_axes: "Learning rate"}
+    for axes, title in titles.items():
+        axes.set_title(title)
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+    rate_axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    return [loss, accuracy, rate]
+
+
+# Confusion
+
+
+@registered("figure")
+@section("confusion")
+def confusion(results: Experiment, split: Split) -> Panels:
+    """What was taken for what.
+
+    Each row is a true class and sums to 100 %: the darker a cell, the larger the share of that
+    class which was given the column's name. Up to twelve classes the cells hold the counts
+    (patches, or pixels in segmentation; k thousand, M million).
+    """
+    scores = _scores(split)
+    counts, count = scores.confusion, len(scores.classes)
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    written = count <= COUNTED_CLASSES
+    side = WIDTH - 1.1 if count <= 5 else min((0.35 if written else 0.17) * count, 7.0)
+    margin = 0.25 + 0.075 * max(len(name) for name in scores.classes)
+    figure, axes = _panel(side + margin + 0.3, side + margin + 0.25)
+    for (row, column), value in np.ndenumerate(share):
+        if value >= 0.005:
+            axes.add_patch(
+                Rectangle((column - 0.48, row - 0.48), 0.96, 0.96, color=ACCENT, alpha=value, lw=0)
+            )
+        if written and counts[row, column]:
+            axes.text(
+                column,
+                row,
+                _short(int(counts[row, column]), int(counts.max())),
+                ha="center",
+                va="center",
+                fontsize=8 if count <= 8 else 7,
+                color=PAPER if value > 0.5 else INK,
+            )
+    small = 8 if written else 6.5
+    axes.set_xticks(range(count), scores.classes, rotation=90 if count > 4 else 0, fontsize=small)
+    axes.set_yticks(range(count), scores.classes, fontsize=small)
+    axes.tick_params(length=0, labelcolor=INK)
+    axes.set(xlim=(-0.5, count - 0.5), ylim=(count - 0.5, -0.5), aspect="equal")
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.grid(visible=False)
+    for spine in axes.spines.values():
+        spine.set_visible(True)
+        spine.set_color(RULE)
+    return [figure]
+
+
+# Classes
+
+
+@registered("figure")
+@section("classes")
+def per_class(results: Experiment, split: Split) -> Panels:
+    """Scores of each class.
+
+    The bar is F1; the filled dot is precision (how much of what was called so is so), the open
+    one recall (how much of what is so was found). Classes stand from best to worst.
+    """
+    scores = _scores(split)
+    table = scores.per_class.sort_values("f1", ascending=False, na_position="last")
+    figure, axes = _panel(WIDTH + 0.5, 0.75 + 0.25 * len(table))
+    place = np.arange(len(table))
+    axes.barh(place, 100 * table["f1"].fillna(0), height=0.62, color=ACCENT, alpha=0.3, label="F1")
+    dot: dict[str, Any] = {
+        "linestyle": "",
+        "marker": "o",
+        "color": ACCENT,
+        "markersize": 5.5,
+        "clip_on": False,
+    }
+    axes.plot(100 * table["precision"], place, **dot, label="precision")
+    axes.plot(100 * table["recall"], place, **dot, markerfacecolor=PAPER, label="recall")
+    axes.set_yticks(place, table.index)
+    axes.tick_params(axis="y", labelcolor=INK)
+    axes.set(xlim=(0, 102), ylim=(len(table) - 0.5, -0.5))
+    axes.set_xlabel("%")
+    axes.grid(axis="y", visible=False)
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2, handlelength=1.2
+    )
+    return [figure]
+
+
+# The split on a map
+
+
+@registered("figure")
+@section("map")
+def footprints(results: Experiment, split: Split) -> Panels:
+    """Where the parts of the split lie.
+
+    Each patch has the colour of its part, drawn to scale in the map coordinates of its scene or,
+    for data spread over many scenes, as a dot at its longitude and latitude. Grey patches belong
+    to no part: they keep the others apart. Where there are several folds, the first is shown.
+    """
+    parts = split.parts(_fold(split)).reindex(range(results.patches.sizes["patch"]))
+    scene = results.patches["scene"].values
+    if len(np.unique(scene)) > 9:
+        return [_scattered(results, parts.fillna("unused"), PARTS)]
+    return [_footprints(results, int(one), parts[scene == one]) for one in np.unique(scene)]
+
+
+def _footprints(results: Experiment, scene: int, parts: pd.Series) -> Figure:
+    patches = results.patches.isel(patch=parts.index.to_numpy())
+    left, top = patches["easting"].values / 1000, patches["northing"].values / 1000
+    side = results.size_m / 1000
+    corners = np.stack([left, top - side, left + side, top], axis=1)
+    spread = np.ptp(np.r_[corners[:, 1], corners[:, 3]]) / np.ptp(np.r_[corners[:, 0], left + side])
+    figure, axes = _panel(WIDTH, 0.75 + (WIDTH - 0.8) * min(max(spread, 0.3), 1.5))
+    for part, colour in PARTS.items():
+        chosen = corners[(parts == part).to_numpy()]
+        if len(chosen):
+            axes.add_collection(
+                PolyCollection(
+                    chosen[:, [[0, 1], [2, 1], [2, 3], [0, 3]]],
+                    facecolor=to_rgba(colour, 0.8),
+                    edgecolor="white",
+                    linewidth=0.3 if len(parts) < 1500 else 0,
+                    rasterized=len(parts) > 1500,
+                )
+            )
+            axes.plot([], [], "s", color=colour, label=f"{part} {len(chosen):,}")
+    axes.autoscale()
+    axes.set_aspect("equal")
+    axes.set_title(f"Scene {results.scene(scene)}")
+    epsg = int(patches["epsg"].values[0])
+    axes.set_xlabel(f"easting, km (EPSG:{epsg})")
+    axes.set_ylabel("northing, km")
+    _legend_above(axes)
+    _few_ticks(axes)
+    return figure
+
+
+def _scattered(results: Experiment, kinds: pd.Series, colours: dict[str, str]) -> Figure:
+    """Dots at longitude and latitude, coloured by kind; index of `kinds`: patch."""
+    lon = results.patches["lon"].values[kinds.index]
+    lat = results.patches["lat"].values[kinds.index]
+    stretch = 1 / max(math.cos(math.radians(float(np.mean(lat)))), 0.1)
+    spread = stretch * (np.ptp(lat) + 1e-6) / (np.ptp(lon) + 1e-6)
+    figure, axes = _panel(4.1, min(max(3.4 * spread, 2.0), 5.0) + 0.7)
+    size = float(np.clip(9000 / max(len(kinds), 1), 2, 22))
+    for kind, colour in colours.items():
+        chosen = (kinds == kind).to_numpy()
+        if chosen.any():
+            axes.scatter(
+                lon[chosen],
+                lat[chosen],
+                s=size,
+                color=colour,
+                alpha=0.85,
+                linewidth=0,
+                rasterized=len(kinds) > 1500,
+            )
+            axes.plot([], [], "o", color=colour, markersize=5, label=f"{kind} {chosen.sum():,}")
+    axes.set_aspect(stretch)
+    axes.set_xlabel("longitude, °")
+    axes.set_ylabel("latitude, °")
+    _legend_above(axes)
+    _few_ticks(axes)
+    return figure
+
+
+# Examples
+
+
+@registered("figure")
+@section("examples")
+def examples_wrong(results: Experiment, split: Split) -> Panels:
+    """Where the model is surest and wrong.
+
+    Test patches in true colour, from the most confident mistake on, at most two for each pair of
+    classes. Above each stands its true class, below it what was predicted and how surely.
+    """
+    if results.segmentation:
+        return []
+    found = _predictions(results, split).query("truth != predicted")
+    found = found.sort_values(["confidence", "patch"], ascending=[False, True], kind="stable")
+    return _pictures(results, found.groupby(["truth", "predicted"]).head(2).head(12))
+
+
+@registered("figure")
+@section("examples")
+def examples_right(results: Experiment, split: Split) -> Panels:
+    """What the model gets right.
+
+    Test patches in true colour, drawn at random among the right predictions, class by class.
+    """
+    if results.segmentation:
+        return []
+    found = _predictions(results, split).query("truth == predicted")
+    found = found.sample(frac=1, random_state=0)
+    each = max(1, 12 // max(found["truth"].nunique(), 1))
+    return _pictures(results, found.groupby("truth").head(each).sort_values("truth").head(12))
+
+
+@registered("figure")
+@section("examples")
+def examples_segmented(results: Experiment, split: Split) -> Panels:
+    """Test patches from the worst to the best.
+
+    Image in true colour, truth, and prediction with its share of right pixels. The patches stand
+    at even ranks of that share, so nobody picked them. Pixels without a label are left blank.
+    """
+    if not results.segmentation:
+        return []
+    stored = split.runs[0].predictions()
+    truth = results.patches["label"].isel(patch=stored["patch"]).values
+    labelled = truth != IGNORED
+    right = ((truth == stored["predicted"]) & labelled).sum((1, 2)) / labelled.sum((1, 2)).clip(1)
+    ranked = np.argsort(right, kind="stable")
+    chosen = ranked[np.unique(np.linspace(0, len(ranked) - 1, 9).round().astype(int))]
+    images = _true_colour(results, stored["patch"][chosen])
+    panels = []
+    for image, index in zip(images, chosen, strict=True):
+        figure = Figure(figsize=(WIDTH, 1.42))
+        guess = np.where(labelled[index], stored["predicted"][index], IGNORED)
+        shown = (
+            ("image", image),
+            ("truth", _painted(results, truth[index])),
+            (f"predicted, {100 * right[index]:.0f} %", _painted(results, guess)),
+        )
+        for place, (title, picture) in enumerate(shown):
+            axes = figure.add_axes((place * 0.34, 0.0, 0.32, 0.8))
+            _picture(axes, picture)
+            axes.set_title(title, fontsize=8, fontweight="normal", color=MUTED, pad=3)
+        panels.append(figure)
+    return [*panels, _legend(results)]
+
+
+def _predictions(results: Experiment, split: Split) -> pd.DataFrame:
+    """Truth, prediction and confidence of each labelled test patch of the first run."""
+    stored = split.runs[0].predictions()
+    truth = results.patches["label"].isel(patch=stored["patch"]).values
+    table = pd.DataFrame(
+        {
+            "patch": stored["patch"],
+            "truth": truth,
+            "predicted": stored["predicted"],
+            "confidence": stored["confidence"].astype(np.float32),
+        }
+    )
+    return table[table["truth"] != IGNORED]
+
+
+def _pictures(results: Experiment, chosen: pd.DataFrame) -> Panels:
+    if chosen.empty:
+        return []
+    images = _true_colour(results, chosen["patch"].to_numpy())
+    panels = []
+    for image, row in zip(images, chosen.itertuples(), strict=True):
+        figure = Figure(figsize=(1.62, 2.0))
+        axes = figure.add_axes((0.02, 0.125, 0.96, 0.96 * 1.62 / 2.0))
+        _picture(axes, image)
+        right = row.truth == row.predicted
+        axes.set_title(results.classes[int(row.truth)], fontsize=8.5, pad=3)
+        guess = results.classes[int(row.predicted)]
+        figure.text(
+            0.02,
+            0.06,
+            f"✓ {row.confidence:.0%} sure" if right else f"→ {guess}, {row.confidence:.0%}",
+            fontsize=8 if len(guess) < 15 or right else 7,
+            color=MUTED if right else THIRD,
+            va="center",
+        )
+        panels.append(figure)
+    return panels
+
+
+# Predicted maps
+
+
+@registered("figure")
+@section("prediction")
+def predicted_map(results: Experiment, scene: SceneMap) -> Panels:
+    """The predicted map beside the truth.
+
+    The whole scene, thinned out to fit the page. Wrong pixels are red: strong where a test patch
+    lies, which alone counts in the scores, and pale where the model trained or nothing was
+    tested. Confidence is the probability of the predicted class, from dark (low) to light (high).
+    """
+    predicted, (height, width) = _raster_of(scene.classes, _side_px(results))
+    shape = predicted.shape
+    panels = []
+    if scene.images:
+        panels.append(_map("True colour", _scene_colour(results, scene, shape), results, width))
+    if scene.truth:
+        truth, _ = _raster_of(scene.truth, shape)
+        panels.append(_map("Truth", _painted(results, truth), results, width))
+    panels.append(_map("Predicted", _painted(results, predicted), results, width))
+    if scene.truth:
+        tested = _tested(results, scene, (height, width), shape)
+        errors = _errors(truth, predicted, tested)
+        panels.append(_map("Errors", errors, results, width))
+    if scene.confidence:
+        sure, _ = _raster_of(scene.confidence, shape)
+        panels.append(_map("Confidence", _confidence(sure), results, width))
+    return [*panels, _legend(results)]
+
+
+@registered("figure")
+@section("prediction")
+def right_and_wrong(results: Experiment, split: Split) -> Panels:
+    """Where the model is right and wrong.
+
+    Each test patch at its longitude and latitude.
+    """
+    if results.segmentation or any(run.maps for run in split.runs):
+        return []
+    found = _predictions(results, split).set_index("patch")
+    right = found["truth"] == found["predicted"]
+    kinds = pd.Series(np.where(right, "right", "wrong"), index=found.index)
+    return [_scattered(results, kinds, {"right": RIGHT, "wrong": WRONG})]
+
+
+def shown_maps(results: Experiment) -> list[SceneMap]:
+    """The predicted scenes that are drawn: a few of the first run of each split."""
+    return [m for split in results.splits if split.runs for m in split.runs[0].maps[:SCENES_SHOWN]]
+
+
+def _side_px(results: Experiment) -> int:
+    return FULL_SIDE_PX if len(shown_maps(results)) <= 2 else SMALL_SIDE_PX
+
+
+def _map(title: str, picture: np.ndarray, results: Experiment, width_px: int) -> Figure:
+    """A raster with a scale bar; `width_px` is the scene's own width."""
+    height = WIDTH * picture.shape[0] / picture.shape[1]
+    figure = Figure(figsize=(WIDTH, height + 0.5))
+    bottom, full = 0.26 / (height + 0.5), height / (height + 0.5)
+    axes = figure.add_axes((0, bottom, 1, full))
+    _picture(axes, picture)
+    axes.set_title(title, pad=4)
+    scene_m = width_px * float(results.patches.attrs["gsd_m"])
+    bar_m = _round_length(scene_m / 4)
+    ruler = figure.add_axes((0, 0, 1, bottom))
+    ruler.set(xlim=(0, scene_m), ylim=(0, 1))
+    ruler.axis("off")
+    ruler.plot([0, bar_m], [0.6, 0.6], color=INK, linewidth=2, solid_capstyle="butt")
+    text = f"{bar_m / 1000:g} km" if bar_m >= 1000 else f"{bar_m:g} m"
+    ruler.text(bar_m + scene_m * 0.02, 0.6, text, fontsize=8, color=MUTED, va="center")
+    return figure
+
+
+def _round_length(length_m: float) -> float:
+    """The largest of 1, 2, 5 × 10ⁿ m that is not longer."""
+    power = 10 ** math.floor(math.log10(length_m))
+    return float(max(step * power for step in (1, 2, 5) if step * power <= length_m))
+
+
+def _raster_of(
+    path: Path, size: int | tuple[int, ...], band: int = 1, *, smooth: bool = False
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """A band thinned out to a longest side or to a shape (y, x), and the raster's own shape."""
+    with rasterio.open(path) as raster:
+        if isinstance(size, int):
+            thin = max(1.0, max(raster.shape) / size)
+            size = tuple(max(1, round(side / thin)) for side in raster.shape)
+        how = Resampling.average if smooth else Resampling.nearest
+        read: np.ndarray = raster.read(band, out_shape=size, resampling=how)
+        return read, raster.shape
+
+
+def _scene_colour(results: Experiment, scene: SceneMap, shape: tuple[int, ...]) -> np.ndarray:
+    """The scene in true colour (y, x, 3); its files hold the bands in the set's order."""
+    bands = []
+    for path in scene.images:
+        with rasterio.open(path) as raster:
+            bands += [(path, band) for band in raster.indexes]
+    wanted = [int(index) for index in results.patches.attrs["rgb"]]
+    if max(wanted) >= len(bands):
+        wanted = list(range(3)) if len(bands) >= 3 else [0, 0, 0]
+    chosen = [bands[index] for index in wanted]
+    image = np.stack([_raster_of(path, shape, band, smooth=True)[0] for path, band in chosen])
+    return _stretched(image[None].astype(np.float32), results.patches.attrs.get("nodata"))[0]
+
+
+def _tested(
+    results: Experiment, scene: SceneMap, full: tuple[int, int], shape: tuple[int, ...]
+) -> np.ndarray:
+    """Where test patches lie on the thinned raster (y, x)."""
+    split = next(split for split in results.splits if split.name == scene.split)
+    parts = split.parts(scene.fold)
+    patches = parts.index[parts == "test"].to_numpy()
+    patches = patches[
+        [results.scene(i) == scene.scene for i in results.patches["scene"].values[patches]]
+    ]
+    side = int(results.patches.attrs["size_px"])
+    tested = np.zeros(shape, dtype=bool)
+    for row, column in zip(
+        results.patches["row"].values[patches], results.patches["col"].values[patches], strict=True
+    ):
+        top, bottom = (round(y * shape[0] / full[0]) for y in (row, row + side))
+        left, right = (round(x * shape[1] / full[1]) for x in (column, column + side))
+        tested[top:bottom, left:right] = True
+    return tested
+
+
+def _errors(truth: np.ndarray, predicted: np.ndarray, tested: np.ndarray) -> np.ndarray:
+    """Wrong pixels in red, right ones in grey, paler outside of the tested ones (y, x, 4)."""
+    known = (truth != IGNORED) & (predicted != IGNORED)
+    wrong = known & (truth != predicted)
+    picture = np.zeros((*truth.shape, 4), dtype=np.uint8)
+    for where, colour, alpha in (
+        (known & ~tested, RIGHT, 0.2),
+        (known & tested, RIGHT, 0.6),
+        (wrong & ~tested, WRONG, 0.35),
+        (wrong & tested, WRONG, 1.0),
+    ):
+        picture[where] = (255 * np.array(to_rgba(colour, alpha))).astype(np.uint8)
+    return picture
+
+
+def _confidence(percent: np.ndarray) -> np.ndarray:
+    picture = colormaps["cividis"](percent / 100, bytes=True)
+    picture[percent == IGNORED] = 0
+    return np.asarray(picture)
+
+
+# Study
+
+
+@registered("figure")
+@section("study")
+def trials(results: Experiment) -> Panels:
+    """The study, rung by rung, and what its parameters did.
+
+    Left, each line is a trial; it ends where it was stopped, and the winner is drawn strongly.
+    The other panels show the score at the highest rung that each trial reached, by parameter;
+    larger dots got further.
+    """
+    study = results.study
+    if study is None or all(math.isnan(trial.score) for trial in study.trials):
+        return []
+    varied = [
+        name
+        for name in study.best.params
+        if len({str(trial.params.get(name)) for trial in study.trials}) > 1
+    ]
+    return [_ladder(results), *(_parameter(results, name) for name in varied[:5])]
+
+
+def _ladder(results: Experiment) -> Figure:
+    study = _study(results)
+    figure, axes = _panel(WIDTH, 2.5)
+    scale, label = objective(study)
+    epochs: dict[int, int] = {}
+    for trial in study.trials:
+        best = trial is study.best
+        epochs.update(zip(trial.rungs["rung"], trial.rungs["epochs"], strict=True))
+        axes.plot(
+            trial.rungs["rung"],
+            scale * trial.rungs["score"],
+            marker="o",
+            markersize=5 if best else 3.5,
+            color=ACCENT if best else MUTED,
+            alpha=1 if best else 0.45,
+            linewidth=2.2 if best else 1.2,
+            zorder=3 if best else 2,
+        )
+    axes.set_xticks(sorted(epochs), [f"{epochs[rung]:g}" for rung in sorted(epochs)])
+    axes.set_xlim(min(epochs) - 0.25, max(epochs) + 0.25)
+    axes.set_xlabel("epochs at the rung")
+    axes.set_title(label)
+    return figure
+
+
+def _parameter(results: Experiment, name: str) -> Figure:
+    study = _study(results)
+    figure, axes = _panel(WIDTH, 2.5)
+    scale, label = objective(study)
+    known = [trial for trial in study.trials if not math.isnan(trial.score)]
+    values = [trial.params.get(name) for trial in known]
+    numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+    if numeric:
+        place = [float(str(value)) for value in values]
+        if min(place) > 0 and max(place) / min(place) > 20:
+            axes.set_xscale("log")
+            axes.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    else:
+        words = sorted({str(value) for value in values})
+        place = [float(words.index(str(value))) for value in values]
+        axes.set_xticks(range(len(words)), words)
+        axes.margins(x=0.2)
+    axes.scatter(
+        place,
+        [scale * trial.score for trial in known],
+        s=[18 + 22 * (len(trial.rungs) - 1) for trial in known],
+        color=[ACCENT if trial is study.best else MUTED for trial in known],
+        alpha=0.75,
+        linewidth=0,
+    )
+    axes.set_title(name)
+    axes.set_ylabel(label)
+    return figure
+
+
+def _study(results: Experiment) -> Study:
+    assert results.study is not None  # `trials` looked
+    return results.study
+
+
+def objective(study: Study) -> tuple[float, str]:
+    """By what to multiply the study's scores, and what to call them."""
+    if "loss" in study.objective:
+        return 1.0, study.objective
+    return 100.0, f"{study.objective}, %"
+
+
+# Drawing
+
+
+def _panel(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _few_ticks(axes: Axes) -> None:
+    plain = FuncFormatter(lambda value, _: f"{value:g}")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(4))
+        axis.set_major_formatter(plain)
+
+
+def _legend_above(axes: Axes) -> None:
+    axes.legend(
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.0 if not axes.get_title("left") else 1.08),
+        ncols=2,
+        borderaxespad=0.2,
+        handletextpad=0.3,
+        columnspacing=1.2,
+        labelcolor=INK,
+    )
+
+
+def _picture(axes: Axes, picture: np.ndarray) -> None:
+    axes.imshow(picture, interpolation="none", aspect="auto")
+    axes.set_axis_off()
+
+
+def _legend(results: Experiment) -> Figure:
+    """The classes and their colours."""
+    count = len(results.classes)
+    columns = 2 if max(len(name) for name in results.classes) <= 20 else 1
+    rows = math.ceil(count / columns)
+    height = 0.3 + 0.235 * rows
+    figure = Figure(figsize=(WIDTH, height))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, WIDTH), ylim=(height, 0))
+    axes.axis("off")
+    axes.text(0, 0.12, "Classes", fontsize=9, fontweight="bold", va="center")
+    for index, (name, colour) in enumerate(zip(results.classes, results.colours, strict=True)):
+        left = WIDTH / columns * (index // rows)
+        middle = 0.4 + 0.235 * (index % rows)
+        axes.add_patch(Rectangle((left, middle - 0.075), 0.2, 0.15, color=colour, lw=0))
+        axes.text(left + 0.28, middle, name, fontsize=8.5, va="center")
+    return figure
+
+
+def _painted(results: Experiment, label: np.ndarray) -> np.ndarray:
+    """Labels in their classes' colours (y, x, 4); what has none is transparent."""
+    table = np.zeros((256, 4), dtype=np.uint8)
+    for index, colour in enumerate(results.colours):
+        table[index] = (*(round(255 * part) for part in to_rgb(colour)), 255)
+    return np.asarray(table[label])
+
+
+def _true_colour(results: Experiment, patch: np.ndarray) -> np.ndarray:
+    """Patches in true colour (patch, y, x, 3), all stretched alike."""
+    bands = [int(index) for index in results.patches.attrs["rgb"]]
+    image = results.patches["image"].isel(patch=patch, band=bands).values.astype(np.float32)
+    return _stretched(image, results.patches.attrs.get("nodata"))
+
+
+def _stretched(image: np.ndarray, nodata: float | None) -> np.ndarray:
+    """(patch, band, y, x) as bytes (patch, y, x, band), from the 2nd to the 97th percentile."""
+    known = np.ma.masked_equal(image, nodata) if nodata is not None else np.ma.asarray(image)
+    bounds = [
+        np.percentile(part if (part := known[:, band].compressed()).size else [0, 1], [2, 97])
+        for band in range(image.shape[1])
+    ]
+    low, high = np.array(bounds).T[:, None, :, None, None]
+    scaled = np.clip((image - low) / np.maximum(high - low, 1e-6), 0, 1) ** 0.85
+    return np.asarray((255 * scaled).round().astype(np.uint8).transpose(0, 2, 3, 1))
+
+
+def _scores(split: Split) -> Scores:
+    assert split.scores is not None  # figures are drawn for splits that have runs
+    return split.scores
+
+
+def _fold(split: Split) -> int:
+    return split.runs[0].fold if split.runs else int(split.table["fold"].min())
+
+
+def _short(count: int, most: int) -> str:
+    """A count in at most five characters, in the unit that suits the largest of its figure."""
+    if most < 10_000 or count < 1000:
+        return str(count)
+    value, unit = (count / 1e6, "M") if count >= 1_000_000 else (count / 1e3, "k")
+    return f"{value:.1f}{unit}" if value < 10 else f"{value:.0f}{unit}"
