@@ -1,0 +1,439 @@
+"""From the name of an experiment to its sections, runs and code fingerprints. Uses Hydra, alone.
+
+Composing happens once, when the workflow starts; stages read the section files written here. Each
+file is written only where its text changed, so that a stage reruns exactly when a section that it
+reads means something else.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import json
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from swath import registry, settings
+from swath.errors import ConfigError, nearest
+from swath.files import write_text_if_changed
+
+PACKAGE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage of the workflow is made of: a changed part reruns it, and nothing else does."""
+
+    sections: tuple[str, ...]
+    """The sections that it reads, and no others."""
+    modules: tuple[str, ...]
+    """The modules that it runs; what they import is followed."""
+
+
+STAGES = {
+    "fetch": Stage(("data",), ("swath.data.fetch",)),
+    "patches": Stage(("data", "patches"), ("swath.data.patches",)),
+    "split": Stage(("split",), ("swath.split.schemes", "swath.split.audit", "swath.data.patches")),
+    "train": Stage(("model", "task", "optim", "trainer"), ("swath.learn.train",)),
+    "baseline": Stage((), ("swath.learn.baseline",)),
+    "evaluate": Stage(("scores",), ("swath.study.scores",)),
+    "predict": Stage((), ("swath.learn.predict",)),
+    "map": Stage(("data",), ("swath.learn.predict",)),
+    "propose": Stage(("sweep",), ("swath.study.space",)),
+    "trials": Stage(
+        ("sweep", "model", "task", "optim", "trainer"), ("swath.learn.train", "swath.study.rungs")
+    ),
+    "best": Stage(("sweep",), ("swath.study.rungs",)),
+    "track": Stage(("tracking",), ("swath.report.tracking",)),
+    "report": Stage((), ("swath.report.page", "swath.report.tables")),
+}
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(/[A-Za-z0-9][A-Za-z0-9_-]*)*")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: a split, a fold of it, and a seed."""
+
+    split: str
+    fold: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The run's folder below `results/<experiment>/runs`."""
+        return f"{self.split}-fold{self.fold}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A named configuration, composed and checked."""
+
+    name: str
+    sections: dict[str, dict[str, Any]]
+
+    @property
+    def dataset(self) -> str:
+        """The dataset's name: its folder below `data`."""
+        name: str = self.sections["data"]["name"]
+        return name
+
+    @property
+    def splits(self) -> list[str]:
+        """The names of the experiment's splits."""
+        return [name for name in self.sections["split"] if name != "allow_leaks"]
+
+    @property
+    def runs(self) -> list[Run]:
+        """Every run of the experiment."""
+        which = self.sections["runs"]
+        return [
+            Run(split, fold, seed)
+            for split in self.splits
+            for fold in which["folds"]
+            for seed in which["seeds"]
+        ]
+
+    @property
+    def has_study(self) -> bool:
+        """Whether the experiment sweeps over a search space."""
+        return bool(self.sections["sweep"]["trials"])
+
+    @property
+    def has_scenes(self) -> bool:
+        """Whether whole scenes can be mapped (and not only single patches)."""
+        return bool(self.sections["data"]["labels"] == "pixel")
+
+
+SECTIONS = settings.SECTIONS
+
+
+def datasets(experiments: Iterable[Experiment]) -> dict[str, Experiment]:
+    """For each dataset by name, an experiment that describes it.
+
+    Raises:
+        ConfigError: two experiments of one call describe one dataset differently.
+    """
+    found: dict[str, Experiment] = {}
+    for experiment in experiments:
+        first = found.setdefault(experiment.dataset, experiment)
+        if first.sections["data"] != experiment.sections["data"]:
+            raise ConfigError(
+                f"experiments {first.name} and {experiment.name} describe it differently",
+                where=f"dataset {experiment.dataset}",
+                mend="run them one after another, or give one of them another data.name",
+            )
+    return found
+
+
+def names(conf: Path) -> list[str]:
+    """The experiments that there are, by name."""
+    return _choices(conf, "experiment")
+
+
+def compose(conf: Path, name: str, overrides: str | Sequence[str] = ()) -> Experiment:
+    """The experiment of that name below `conf`, with overrides in Hydra's syntax.
+
+    Raises:
+        ConfigError: an unknown experiment, group, choice or key, or a value of the wrong type; the
+            text names the file or override, the key, and the nearest right one.
+    """
+    from hydra import compose as hydra_compose  # 0.3 s: only where something is composed
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    if not NAME.fullmatch(name) or name not in names(conf):
+        raise ConfigError(
+            f"no experiment is named '{name}'",
+            where=conf / "experiment",
+            mend=nearest(name, names(conf)),
+        )
+    given = shlex.split(overrides) if isinstance(overrides, str) else list(overrides)
+    written = [_as_hydra(conf, override) for override in given]
+    try:
+        with initialize_config_dir(config_dir=str(conf.resolve()), version_base="1.3"):
+            config = hydra_compose("config", overrides=[f"experiment={name}", *written])
+        raw = OmegaConf.to_container(config, resolve=False)
+        _refuse_secrets(raw)
+        raw = OmegaConf.to_container(config, resolve=True)
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as wrong:
+        raise ConfigError(
+            _first_lines(wrong), where=f"experiment {name}", mend=f"see {conf}"
+        ) from None
+    assert isinstance(raw, dict)
+    return Experiment(name, _checked(conf, name, raw, given))
+
+
+def write_sections(experiment: Experiment, folder: Path) -> list[str]:
+    """Write `<folder>/<section>.yaml` where its text changed; gives the sections that did."""
+    return [
+        section
+        for section, values in experiment.sections.items()
+        if write_text_if_changed(
+            folder / f"{section}.yaml", yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+        )
+    ]
+
+
+def read_section(path: Path) -> dict[str, Any]:
+    """A section file, as `write_sections` wrote it.
+
+    Raises:
+        ConfigError: there is no such file, or it is not a complete section.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            "there is no such section file", where=path, mend="run `swath plan`"
+        ) from None
+    except yaml.YAMLError as broken:
+        raise ConfigError(f"is not YAML ({broken})", where=path, mend="run `swath plan`") from None
+    return settings.check(path.stem, values)
+
+
+def read_sections(stage: str, folder: Path) -> dict[str, Any]:
+    """The sections that a stage reads, from the folder that `write_sections` filled.
+
+    Raises:
+        ConfigError: one is absent or incomplete.
+    """
+    return {name: read_section(folder / f"{name}.yaml") for name in STAGES[stage].sections}
+
+
+def hash_of(*things: Any) -> str:
+    """A short, stable hash of plain data (16 hexadecimal digits)."""
+    text = json.dumps(things, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def with_params(
+    sections: dict[str, dict[str, Any]], params: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """The sections with a trial's values (`optim.lr` -> 0.01) in their places, checked again."""
+    changed = {name: dict(values) for name, values in sections.items()}
+    for key, value in params.items():
+        section, _, rest = key.partition(".")
+        if section not in changed or not rest or rest not in changed[section]:
+            known = [f"{s}.{k}" for s, values in changed.items() for k in values]
+            raise ConfigError("unknown key", where=f"sweep.space.{key}", mend=nearest(key, known))
+        changed[section][rest] = value
+    return {name: settings.check(name, values) for name, values in changed.items()}
+
+
+# ---- overrides and checks -------------------------------------------------------------------
+
+
+def _choices(conf: Path, group: str) -> list[str]:
+    folder = conf / group
+    return sorted(str(f.relative_to(folder).with_suffix("")) for f in folder.rglob("*.yaml"))
+
+
+def _groups(conf: Path) -> list[str]:
+    return sorted(p.name for p in conf.iterdir() if p.is_dir())
+
+
+def _as_hydra(conf: Path, override: str) -> str:
+    """An override as Hydra takes it: `group=choice` as it is, `a.b=c` forced and checked later."""
+    key, equals, value = override.partition("=")
+    where = f'set="{override}"'
+    if not equals or not re.fullmatch(r"[A-Za-z_][\w./-]*", key):
+        raise ConfigError(
+            "is not of the form key=value", where=where, mend='e.g. set="optim.lr=0.01"'
+        )
+    if key == "experiment":
+        raise ConfigError(
+            "cannot name the experiment", where=where, mend="use --config experiment=NAME"
+        )
+    if "." in key:
+        return f"++{override}"
+    if key not in _groups(conf):
+        raise ConfigError(
+            f"no group is named '{key}'", where=where, mend=nearest(key, _groups(conf))
+        )
+    for choice in value.strip("[]").split(","):
+        if choice.strip() not in _choices(conf, key):
+            raise ConfigError(
+                f"no {key} is named '{choice.strip()}'",
+                where=where,
+                mend=nearest(choice.strip(), _choices(conf, key)),
+            )
+    return override
+
+
+def _refuse_secrets(raw: Any) -> None:
+    """An environment variable resolved into a section file would be written to disk and report."""
+    if "oc.env" in json.dumps(raw, default=str):
+        raise ConfigError(
+            "the configuration reads the environment (oc.env), which would write it into files",
+            mend="set the variable for the tool that needs it and take the reference out",
+        )
+
+
+def _checked(
+    conf: Path, name: str, raw: dict[Any, Any], given: list[str]
+) -> dict[str, dict[str, Any]]:
+    def complain(wrong: ConfigError) -> ConfigError:
+        origin = _origin(conf, name, wrong.where, given)
+        return ConfigError(wrong.what, where=f"{origin}: {wrong.where}", mend=wrong.mend)
+
+    try:
+        for section in raw:
+            if section not in settings.SECTIONS:
+                mend = nearest(str(section), settings.SECTIONS)
+                raise ConfigError("unknown section", where=str(section), mend=mend)
+        sections = {s: settings.check(s, raw.get(s) or {}) for s in settings.SECTIONS}
+        for key, dimension in sections["sweep"]["space"].items():
+            _check_dimension(sections, key, dimension)
+    except ConfigError as wrong:
+        raise complain(wrong) from None
+    return sections
+
+
+def _check_dimension(
+    sections: dict[str, dict[str, Any]], key: str, dimension: dict[str, Any]
+) -> None:
+    """Both ends of a dimension must be values that the key takes."""
+    where = f"sweep.space.{key}"
+    if dimension["type"] == "choice":
+        ends = dimension["choices"]
+        if not ends:
+            raise ConfigError("has no choices", where=where, mend="give choices: [a, b]")
+    else:
+        ends = [dimension["low"], dimension["high"]]
+        if None in ends or ends[0] >= ends[1] or (dimension["log"] and ends[0] <= 0):
+            raise ConfigError(
+                f"from {ends[0]} to {ends[1]} is no range",
+                where=where,
+                mend="give low < high (both above 0 with log)",
+            )
+    searched = {s: sections[s] for s in ("task", "model", "optim", "trainer")}
+    for value in ends:
+        with_params(searched, {key: value})
+
+
+def _origin(conf: Path, name: str, key: str, given: list[str]) -> str:
+    """Where a key was written: an override, or the file that holds it."""
+    for override in given:
+        written = override.partition("=")[0]
+        if f"{written}.".startswith(f"{key}.") or f"{key}.".startswith(f"{written}."):
+            return f'set="{override}"'
+    parts = key.split(".")
+    section = conf / parts[0]
+    files = [
+        conf / "experiment" / f"{name}.yaml",
+        *sorted(section.glob("*.yaml")),
+        conf / "config.yaml",
+    ]
+    for file in files:
+        inside = parts if file.parent != section else parts[1:]
+        if parts[0] == "split" and file.parent == section:
+            inside = parts[2:]
+        values: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+        for part in inside:
+            values = values.get(part, ...) if isinstance(values, dict) else ...
+        if inside and values is not ...:
+            return str(file)
+    return f"experiment {name}"
+
+
+def _first_lines(error: Exception) -> str:
+    return " ".join(line.strip() for line in str(error).splitlines()[:2])
+
+
+# ---- code fingerprints ----------------------------------------------------------------------
+
+# import name -> distribution name, where they differ
+_DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+
+
+def stage_code(stage: str, experiment: Experiment, lock: Path) -> str:
+    """The fingerprint of the code that a stage of an experiment runs."""
+    modules = list(STAGES[stage].modules)
+    if stage in ("train", "trials", "predict", "map"):
+        modules.append(registry.entry("model", experiment.sections["model"]["name"]).module)
+    return fingerprint(*modules, lock=lock)
+
+
+def fingerprint(*modules: str, lock: Path | None = None) -> str:
+    """A hash of the code of modules and all that they import in turn, deaf to comments.
+
+    The syntax tree without docstrings is hashed, so a changed comment reruns nothing. Of other
+    packages, the versions that `lock` (a constraints file) pins are part of it.
+    """
+    seen: dict[str, str] = {}
+    foreign: set[str] = set()
+    waiting = list(modules)
+    while waiting:
+        module = waiting.pop()
+        if module in seen:
+            continue
+        seen[module], own, others = _read_module(module)
+        waiting += own
+        foreign |= set(others)
+    pins = _pins(lock) if lock else {}
+    versions = {
+        name: pins[name] for name in sorted(_distribution(m) for m in foreign) if name in pins
+    }
+    return hash_of(sorted(seen.items()), versions)
+
+
+def _distribution(module: str) -> str:
+    return _DISTRIBUTIONS.get(module, module).replace("_", "-").lower()
+
+
+def _pins(lock: Path) -> dict[str, str]:
+    lines = lock.read_text(encoding="utf-8").splitlines() if lock.is_file() else []
+    pinned = (line.split("==") for line in lines if "==" in line and not line.startswith("#"))
+    return {name.strip().lower().replace("_", "-"): version.strip() for name, version in pinned}
+
+
+def _file_of(module: str) -> Path | None:
+    path = PACKAGE.joinpath(*module.split(".")[1:])
+    candidates = [path.with_suffix(".py"), path / "__init__.py"]
+    return next((file for file in candidates if file.is_file()), None)
+
+
+@functools.cache
+def _read_module(module: str) -> tuple[str, list[str], list[str]]:
+    """The hash of a module's syntax, the modules of ours that it imports, and other packages."""
+    file = _file_of(module)
+    assert file is not None, module
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    own, others = set(), set()
+    for imported in _imports(tree):
+        if imported.split(".")[0] != "swath":
+            others.add(imported.split(".")[0])
+        elif _file_of(imported):
+            own.add(imported)
+    _drop_docstrings(tree)
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), sorted(own), sorted(others)
+
+
+def _imports(tree: ast.Module) -> Iterable[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+            if node.module.split(".")[0] == "swath":
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _drop_docstrings(tree: ast.Module) -> None:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and node.body:
+            # A string that stands alone says something to a reader and does nothing.
+            node.body = [
+                line
+                for line in node.body
+                if not (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant))
+            ]

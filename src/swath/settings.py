@@ -1,0 +1,193 @@
+"""The sections of an experiment: every key with its type, range and default, once.
+
+Sections of a fixed shape are classes here; those that choose something by name (model, task,
+split schemes) take their keys from the signature of what they name (`swath.registry`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from swath import registry
+from swath.data.card import Card
+from swath.errors import ConfigError, nearest
+from swath.registry import Count, NonNegative, Positive, Share, Whole
+
+
+class Section(BaseModel):
+    """Strictly typed, frozen, and closed to unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Patches(Section):
+    """How scenes are cut into patches."""
+
+    size_px: Count | None = None
+    """Side of a patch; null takes patches as they were published."""
+    stride_px: Count | None = None
+    """Distance between neighbouring patches; null is the side, so patches do not overlap."""
+    min_valid: Share = 0.5
+    """Least share of clear, labelled pixels; patches below it are left out and counted."""
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the patches that is kept, drawn alike from each class: for quick trials."""
+
+
+class Optim(Section):
+    """The optimizer and its schedule."""
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    lr: Positive = 1e-3
+    """Largest learning rate of the schedule."""
+    weight_decay: NonNegative = 0.05
+    momentum: Share = 0.9
+    schedule: Literal["onecycle", "cosine", "constant"] = "onecycle"
+    warmup: Share = 0.2
+    """Share of the steps in which the rate rises."""
+
+
+class Trainer(Section):
+    """One attempt at one training."""
+
+    epochs: Count = 10
+    batch_size: Count = 64
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    precision: Literal["auto", "bf16", "32"] = "auto"
+    """`auto` times a step in both and takes the faster."""
+    channels_last: bool = True
+    augment: list[Literal["flip", "turn"]] = ["flip", "turn"]
+
+
+class Runs(Section):
+    """Which runs an experiment has: each split x fold x seed is one."""
+
+    seeds: Annotated[list[Whole], Field(min_length=1)] = [0]
+    folds: Annotated[list[Whole], Field(min_length=1)] = [0]
+
+
+class Scores(Section):
+    """How sure a score is: a bootstrap over square blocks of the ground."""
+
+    draws: Count = 1000
+    block_m: Positive = 10_000.0
+    """Side of a block; neighbours in one block are drawn together."""
+
+
+class Dimension(Section):
+    """One dimension of a search space."""
+
+    type: Literal["float", "int", "choice"]
+    low: float | int | None = None
+    high: float | int | None = None
+    log: bool = False
+    choices: list[Any] = []
+
+
+class Sweep(Section):
+    """A study: successive halving over a search space; no trials means no study."""
+
+    trials: Whole = 0
+    sampler: Literal["random", "sobol"] = "random"
+    seed: Whole = 0
+    rungs: Count = 2
+    eta: Annotated[int, Field(ge=2)] = 2
+    """Of each rung, one in eta goes on."""
+    epochs: Count = 1
+    """Epochs of the first rung; each further rung trains eta times as long in all."""
+    trials_per_job: Count = 16
+    """Trials that one warm process trains one after another."""
+    space: dict[str, Dimension] = {}
+    """Any key of the model, task, optim or trainer section -> its dimension."""
+
+
+class Tracking(Section):
+    """Weights & Biases, fed from the local log."""
+
+    mode: Literal["offline", "online", "disabled"] = "offline"
+    project: str = "swath"
+    entity: str | None = None
+
+
+FIXED: dict[str, type[BaseModel]] = {
+    "data": Card,
+    "patches": Patches,
+    "optim": Optim,
+    "trainer": Trainer,
+    "runs": Runs,
+    "scores": Scores,
+    "sweep": Sweep,
+    "tracking": Tracking,
+}
+SECTIONS = (
+    "data", "patches", "split", "task", "model", "optim", "trainer", "runs", "scores", "sweep",
+    "tracking",
+)  # fmt: skip
+
+
+def check(section: str, values: dict[str, Any]) -> dict[str, Any]:
+    """The section complete with its defaults, every value checked.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type or a value out of range; `where` is the key.
+    """
+    if section in FIXED:
+        checked = _validated(FIXED[section], section, values)
+        if section == "data":
+            checked["layout"] = _check_named("layout", "data.layout", checked["layout"])
+        return checked
+    if section == "split":
+        return _check_split(values)
+    return _check_named(section, section, values)
+
+
+def _check_split(values: dict[str, Any]) -> dict[str, Any]:
+    schemes = {k: v for k, v in values.items() if k != "allow_leaks"}
+    if not schemes:
+        raise ConfigError("names no split", where="split", mend="choose one, e.g. split=blocks")
+    shape = create_model("Split", __base__=Section, allow_leaks=(bool, False))
+    checked = _validated(shape, "split", {k: v for k, v in values.items() if k == "allow_leaks"})
+    for name, scheme in schemes.items():
+        if not isinstance(scheme, dict) or "scheme" not in scheme:
+            chosen = [k for k, v in schemes.items() if isinstance(v, dict) and "scheme" in v]
+            known = [f"split.{k}" for k in ("allow_leaks", *chosen)]
+            raise ConfigError(
+                "unknown key", where=f"split.{name}", mend=nearest(f"split.{name}", known)
+            )
+        checked[name] = _check_named("scheme", f"split.{name}", scheme, key="scheme")
+    return checked
+
+
+def _check_named(
+    kind: str, where: str, values: dict[str, Any], *, key: str = "name"
+) -> dict[str, Any]:
+    if not isinstance(values.get(key), str):
+        raise ConfigError(f"no {kind} is named", where=f"{where}.{key}", mend=f"give {key}")
+    entry = registry.entry(kind, values[key], where=f"{where}.{key}")
+    settings: dict[str, Any] = dict(entry.settings)
+    shape = create_model(entry.name, __base__=Section, **settings)
+    rest = {k: v for k, v in values.items() if k != key}
+    return {key: entry.name, **_validated(shape, where, rest)}
+
+
+def _validated(shape: type[BaseModel], where: str, values: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return shape.model_validate(values).model_dump(mode="json")
+    except ValidationError as invalid:
+        first = invalid.errors()[0]
+    path = [str(part) for part in first["loc"] if not _is_type_tag(part)]
+    key = ".".join([where, *path])
+    if first["type"] == "extra_forbidden":
+        known = shape.model_fields if len(path) == 1 else {}
+        mend = nearest(key, [f"{where}.{name}" for name in known]) if known else "take it out"
+        raise ConfigError("unknown key", where=key, mend=mend)
+    if first["type"] == "missing":
+        raise ConfigError("has no value", where=key, mend="give it one")
+    reason = first["msg"].removeprefix("Input ")
+    raise ConfigError(f"{first['input']!r} will not do", where=key, mend=f"it {reason}")
+
+
+def _is_type_tag(part: int | str) -> bool:
+    """Whether pydantic put the name of a union's member into a location."""
+    return part in ("int", "float", "str", "bool")

@@ -1,0 +1,148 @@
+# From a split to scores and maps.
+
+
+rule train:
+    input:
+        sections("train"),
+        "results/{experiment}/splits/{split}/audit.json",
+        patches="results/{experiment}/patches/manifest.json",
+        split="results/{experiment}/splits/{split}/split.parquet",
+    output:
+        "results/{experiment}/runs/{split}-fold{fold}-seed{seed}/run.json",
+        "results/{experiment}/runs/{split}-fold{fold}-seed{seed}/best.ckpt",
+        "results/{experiment}/runs/{split}-fold{fold}-seed{seed}/metrics.parquet",
+    params:
+        code=code("train"),
+        split=subpath(input.split, parent=True),
+        out=subpath(output[0], parent=True),
+    log:
+        "results/{experiment}/log/train-{split}-fold{fold}-seed{seed}.log",
+    benchmark:
+        "results/{experiment}/benchmarks/train-{split}-fold{fold}-seed{seed}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 16
+    resources:
+        mem_mb=8000,
+        runtime=1380,
+    shell:
+        "swath --log {log:q} train --config results/{wildcards.experiment:q}/config"
+        " --patches {input.patches:q} --split {params.split:q} --fold {wildcards.fold:q}"
+        " --seed {wildcards.seed:q} --code {params.code:q} --state state/runs --out {params.out:q}"
+
+
+rule predict:
+    input:
+        patches="results/{experiment}/patches/manifest.json",
+        split="results/{experiment}/splits/{split}/split.parquet",
+        model="results/{experiment}/runs/{split}-fold{fold}-seed{seed}/best.ckpt",
+    output:
+        "results/{experiment}/runs/{split}-fold{fold}-seed{seed}/predictions.npz",
+    params:
+        code=code("predict"),
+        split=subpath(input.split, parent=True),
+    log:
+        "results/{experiment}/log/predict-{split}-fold{fold}-seed{seed}.log",
+    benchmark:
+        "results/{experiment}/benchmarks/predict-{split}-fold{fold}-seed{seed}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 16
+    resources:
+        mem_mb=4000,
+        runtime=240,
+    shell:
+        "swath --log {log:q} predict --patches {input.patches:q} --split {params.split:q}"
+        " --fold {wildcards.fold:q} --model {input.model:q} --out {output:q}"
+
+
+rule map:
+    input:
+        sections("map"),
+        data=lambda w: f"data/{EXPERIMENTS[w.experiment].dataset}/manifest.json",
+        model="results/{experiment}/runs/{split}-fold{fold}-seed{seed}/best.ckpt",
+    output:
+        "results/{experiment}/maps/{split}-fold{fold}-seed{seed}/maps.json",
+    params:
+        code=code("map"),
+        data=subpath(input.data, parent=True),
+        out=subpath(output[0], parent=True),
+    log:
+        "results/{experiment}/log/map-{split}-fold{fold}-seed{seed}.log",
+    benchmark:
+        "results/{experiment}/benchmarks/map-{split}-fold{fold}-seed{seed}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 16
+    resources:
+        mem_mb=4000,
+        runtime=240,
+    shell:
+        "swath --log {log:q} map --config results/{wildcards.experiment:q}/config"
+        " --data {params.data:q} --model {input.model:q} --out {params.out:q}"
+
+
+rule baseline:
+    input:
+        patches="results/{experiment}/patches/manifest.json",
+        split="results/{experiment}/splits/{split}/split.parquet",
+    output:
+        "results/{experiment}/baselines/{split}-fold{fold}/predictions.npz",
+        "results/{experiment}/baselines/{split}-fold{fold}/baseline.json",
+    params:
+        code=code("baseline"),
+        split=subpath(input.split, parent=True),
+        out=subpath(output[0], parent=True),
+    log:
+        "results/{experiment}/log/baseline-{split}-fold{fold}.log",
+    benchmark:
+        "results/{experiment}/benchmarks/baseline-{split}-fold{fold}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 16
+    resources:
+        mem_mb=4000,
+        runtime=240,
+    shell:
+        "swath --log {log:q} baseline --patches {input.patches:q} --split {params.split:q}"
+        " --fold {wildcards.fold:q} --out {params.out:q}"
+
+
+rule evaluate:
+    input:
+        sections("evaluate"),
+        patches="results/{experiment}/patches/manifest.json",
+        predictions="results/{experiment}/runs/{split}-fold{fold}-seed{seed}/predictions.npz",
+    output:
+        "results/{experiment}/runs/{split}-fold{fold}-seed{seed}/scores.json",
+    params:
+        code=code("evaluate"),
+        seed=lambda w: w.get("seed", 0),
+    log:
+        "results/{experiment}/log/evaluate-{split}-fold{fold}-seed{seed}.log",
+    benchmark:
+        "results/{experiment}/benchmarks/evaluate-{split}-fold{fold}-seed{seed}.tsv"
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    shell:
+        "swath --log {log:q} evaluate --config results/{wildcards.experiment:q}/config"
+        " --patches {input.patches:q} --predictions {input.predictions:q}"
+        " --split {wildcards.split:q} --fold {wildcards.fold:q} --seed {params.seed}"
+        " --out {output:q}"
+
+
+# The same verb for the baseline, whose forest has no seed of a run.
+use rule evaluate as evaluate_baseline with:
+    input:
+        sections("evaluate"),
+        patches="results/{experiment}/patches/manifest.json",
+        predictions="results/{experiment}/baselines/{split}-fold{fold}/predictions.npz",
+    output:
+        "results/{experiment}/baselines/{split}-fold{fold}/scores.json",
+    log:
+        "results/{experiment}/log/evaluate-baseline-{split}-fold{fold}.log",
+    benchmark:
+        "results/{experiment}/benchmarks/evaluate-baseline-{split}-fold{fold}.tsv"

@@ -1,0 +1,53 @@
+# What a person looks at.
+
+
+rule track:
+    input:
+        sections("track"),
+        "results/{experiment}/runs/{split}-fold{fold}-seed{seed}/metrics.parquet",
+        "results/{experiment}/runs/{split}-fold{fold}-seed{seed}/scores.json",
+        run="results/{experiment}/runs/{split}-fold{fold}-seed{seed}/run.json",
+    output:
+        "results/{experiment}/runs/{split}-fold{fold}-seed{seed}/tracking.json",
+    params:
+        code=code("track"),
+        run=subpath(input.run, parent=True),
+    log:
+        "results/{experiment}/log/track-{split}-fold{fold}-seed{seed}.log",
+    benchmark:
+        "results/{experiment}/benchmarks/track-{split}-fold{fold}-seed{seed}.tsv"
+    conda:
+        "../../environment.yml"
+    shell:
+        "swath --log {log:q} track --config results/{wildcards.experiment:q}/config"
+        " --run {params.run:q} --group {wildcards.experiment:q} --spool state/wandb --out {output:q}"
+
+
+rule report:
+    input:
+        expand("results/{{experiment}}/config/{section}.yaml", section=plan.SECTIONS),
+        lambda w: of_runs("results/{experiment}/runs/{run}/scores.json", w.experiment),
+        lambda w: of_runs("results/{experiment}/runs/{run}/tracking.json", w.experiment),
+        lambda w: of_runs(
+            "results/{experiment}/baselines/{split}-fold{fold}/scores.json", w.experiment
+        ),
+        maps,
+        study,
+    output:
+        "results/{experiment}/report.html",
+        "results/{experiment}/metrics.json",
+        "results/{experiment}/curves.csv",
+    params:
+        code=code("report"),
+    log:
+        "results/{experiment}/log/report.log",
+    benchmark:
+        "results/{experiment}/benchmarks/report.tsv"
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    shell:
+        "swath --log {log:q} report --experiment results/{wildcards.experiment:q}"
+        " --out {output[0]:q}"

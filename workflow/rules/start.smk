@@ -1,0 +1,144 @@
+# What is known before anything runs: the experiments, composed once and written as section files.
+
+import fcntl
+import os
+import re
+import sys
+from pathlib import Path
+
+from swath import plan
+from swath.errors import SwathError
+from swath.study import rungs
+
+ROOT = Path(workflow.basedir).parent
+LOCK = ROOT / "constraints.txt"
+
+# The verbs of the environment that runs this workflow, wherever it was started from.
+os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]))
+
+
+def stop(line):
+    """End with one line: Snakemake would wrap an exception in its own."""
+    print(f"swath: {line}", file=sys.stderr, flush=True)
+    sys.exit(2)
+
+
+def only_here():
+    """Refuse a second start while one runs; heal the lock of one that was killed.
+
+    The kernel frees this lock with its process, so whoever gets it runs alone, and a lock that
+    Snakemake left in the folder is a dead one's.
+    """
+    Path("state").mkdir(exist_ok=True)
+    held = open("state/workflow.lock", "a+")
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        held.seek(0)
+        stop(
+            f"{Path.cwd()}: a workflow is running here already (process {held.read().strip()}); "
+            "wait for it, end it, or start in another folder with --directory"
+        )
+    held.truncate(0)
+    held.write(str(os.getpid()))
+    held.flush()
+    for dead in Path(".snakemake/locks").glob("*.lock"):
+        dead.unlink()
+    return held
+
+
+if workflow.is_main_process and not workflow.dryrun:
+    ALONE = only_here()
+
+# `--config experiment=a set="b=c"`; several names are divided by spaces or commas.
+NAMES = re.split(r"[\s,]+", str(config.get("experiment", "embedded")).strip())
+try:
+    for key in config:
+        if key not in ("experiment", "set"):
+            stop(f"--config {key}=…: no such key; there is experiment and set")
+    EXPERIMENTS = {
+        name: plan.compose(ROOT / "conf", name, str(config.get("set", ""))) for name in NAMES
+    }
+    if workflow.is_main_process:
+        for name, experiment in EXPERIMENTS.items():
+            plan.write_sections(experiment, Path("results") / name / "config")
+    DATASETS = plan.datasets(EXPERIMENTS.values())
+except SwathError as wrong:
+    stop(wrong)
+
+
+wildcard_constraints:
+    dataset=r"[A-Za-z0-9][A-Za-z0-9_.-]*",
+    experiment="|".join(map(re.escape, EXPERIMENTS)),
+    split=r"[A-Za-z0-9_]+",
+    fold=r"\d+",
+    seed=r"\d+",
+    rung=r"\d+",
+    shard=r"\d+",
+
+
+def sections(stage):
+    """The section files that a stage reads."""
+    return [f"results/{{experiment}}/config/{name}.yaml" for name in plan.STAGES[stage].sections]
+
+
+def code(stage):
+    """The fingerprint of a stage's code, for `params:`."""
+    return lambda wildcards: plan.stage_code(stage, EXPERIMENTS[wildcards.experiment], LOCK)
+
+
+def of_runs(pattern, name):
+    """The pattern filled in for every run of an experiment: {experiment}, {run}, {split}, {fold}."""
+    runs = EXPERIMENTS[name].runs
+    return [
+        pattern.format(experiment=name, run=run.name, split=run.split, fold=run.fold)
+        for run in runs
+    ]
+
+
+def maps(wildcards):
+    """Maps of every run, where the data set has whole scenes."""
+    name = wildcards.experiment
+    pattern = "results/{experiment}/maps/{run}/maps.json"
+    return of_runs(pattern, name) if EXPERIMENTS[name].has_scenes else []
+
+
+# ---- the shape of a study, known before it runs ----
+
+
+def study(wildcards):
+    """The collected study, where the experiment has one."""
+    has_study = EXPERIMENTS[wildcards.experiment].has_study
+    return [f"results/{wildcards.experiment}/study/trials.json"] if has_study else []
+
+
+def sweep_of(wildcards):
+    """The sweep section of the experiment."""
+    return EXPERIMENTS[wildcards.experiment].sections["sweep"]
+
+
+def shards_of(wildcards, rung):
+    """The results of all shards of a rung."""
+    sweep = sweep_of(wildcards)
+    wide = rungs.slots(sweep["trials"], sweep["eta"], sweep["rungs"])[rung]
+    return [
+        f"results/{wildcards.experiment}/study/rung{rung}/shard{shard}.json"
+        for shard in range(len(rungs.shards(wide, sweep["trials_per_job"])))
+    ]
+
+
+def shards_below(wildcards):
+    """What a rung continues; nothing for the first."""
+    rung = int(wildcards.rung)
+    return shards_of(wildcards, rung - 1) if rung else []
+
+
+def all_shards(wildcards):
+    """The results of all shards of all rungs."""
+    return [file for r in range(sweep_of(wildcards)["rungs"]) for file in shards_of(wildcards, r)]
+
+
+def study_split(wildcards):
+    """A study looks at the validation part of the experiment's last split: the strictest."""
+    name = EXPERIMENTS[wildcards.experiment].splits[-1]
+    return f"results/{wildcards.experiment}/splits/{name}/split.parquet"
