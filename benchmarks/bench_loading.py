@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 import zarr
 
-from swath.data.patches import CHUNK_BYTES, Mapped
+from swath.data.patches import CHUNK_BYTES
+from swath.data.patchset import Mapped
 
 BATCH = 128
 SHAPE = (13, 64, 64)

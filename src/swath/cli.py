@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from swath.data.patches import PatchSet
+    from swath.data.patchset import PatchSet
 
 app = typer.Typer(
     help="From a satellite's swath to a trained model, a thematic map and a report.",
@@ -116,7 +116,8 @@ def patches(config: Config, data: Data, out: Out) -> None:
     --out results/embedded/patches/set.zarr
     """
     from swath.data.card import Card
-    from swath.data.patches import cut, open_source
+    from swath.data.layouts import open_source
+    from swath.data.patches import cut
     from swath.files import files_below, read_manifest, write_manifest
     from swath.plan import read_sections
 
@@ -156,7 +157,7 @@ def split(
     import pandas as pd
 
     from swath import registry
-    from swath.data.patches import band_statistics, class_counts, labels_of_patches
+    from swath.data.patchset import band_statistics, class_counts, labels_of_patches
     from swath.files import whole, write_json
     from swath.plan import read_sections
     from swath.split.audit import audit as measure
@@ -297,8 +298,7 @@ def map_scenes(
     maps.json (none of the former where a dataset has single patches and no scenes).
     """
     from swath.data.card import Card
-    from swath.data.layouts import SceneFolder
-    from swath.data.patches import open_source
+    from swath.data.layouts import SceneFolder, open_source
     from swath.files import write_json
     from swath.learn.predict import map_scene
     from swath.plan import read_sections
@@ -515,7 +515,7 @@ def report(
 
 def _open(manifest: Path) -> tuple[PatchSet, str]:
     """The patch set of a manifest, proven by it, and its version."""
-    from swath.data.patches import open_patches
+    from swath.data.patchset import open_patches
     from swath.files import read_manifest
 
     listed = read_manifest(manifest)

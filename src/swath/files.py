@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import lzma
 import os
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +21,11 @@ from typing import Any
 from swath.errors import DataError
 
 _BLOCK = 1 << 20
+DAMAGED_ZIP = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError,
+    RuntimeError, ValueError,
+)  # fmt: skip
+"""All that `zipfile` raises for an archive with damaged bytes, compression and flags included."""
 
 
 def _sync(path: Path) -> None:
@@ -96,7 +104,7 @@ def content_digest(archive: Path) -> str:
     try:
         with zipfile.ZipFile(archive) as opened:
             digests = sorted(_member_digest(opened, m) for m in opened.infolist() if not m.is_dir())
-    except (zipfile.BadZipFile, EOFError, OSError) as broken:
+    except DAMAGED_ZIP as broken:
         raise DataError(
             f"is not a whole zip archive ({broken})", where=archive, mend="fetch it again"
         ) from None

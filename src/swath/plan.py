@@ -40,7 +40,7 @@ class Stage:
 STAGES = {
     "fetch": Stage(("data",), ("swath.data.fetch",)),
     "patches": Stage(("data", "patches"), ("swath.data.patches",)),
-    "split": Stage(("split",), ("swath.split.schemes", "swath.split.audit", "swath.data.patches")),
+    "split": Stage(("split",), ("swath.split.schemes", "swath.split.audit", "swath.data.patchset")),
     "train": Stage(("model", "task", "optim", "trainer"), ("swath.learn.train",)),
     "baseline": Stage((), ("swath.learn.baseline",)),
     "evaluate": Stage(("scores",), ("swath.study.scores",)),

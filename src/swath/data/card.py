@@ -10,6 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+UNLABELLED = 255
+"""Label of a pixel that is outside, clouded or unknown; neither trained on nor scored."""
+
 Colour = Annotated[str, Field(pattern="^#[0-9a-fA-F]{6}$")]
 Name = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Hex32 = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
@@ -47,7 +50,7 @@ class File(Facts):
 
 
 class Places(Facts):
-    """A table of places that is read from an archive of georeferenced twins, if no mirror has it."""
+    """A table of places, read from an archive of georeferenced twins if no mirror has it."""
 
     archive: File
     """A zip with a GeoTIFF for each patch."""

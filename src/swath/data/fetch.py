@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import requests
+import urllib3
 
 from swath.data.card import Card, File, Places
 from swath.data.georeference import write_places
-from swath.data.patches import open_source
+from swath.data.layouts import open_source
 from swath.errors import DataError
 from swath.files import content_digest, digest, files_below, whole, write_manifest
 
@@ -30,7 +31,7 @@ WAIT_S = 1.0
 """Wait after the first failed attempt; doubled after each."""
 TIMEOUT_S = (10, 60)
 """To connect, and between two packets."""
-_BLOCK = 1 << 20
+_BLOCK = 1 << 16
 
 
 def fetch(
@@ -70,9 +71,7 @@ def fetch(
     return write_manifest(folder / "manifest.json", files, dataset=card.name, proofs=proofs)
 
 
-def _bring_proven(
-    dataset: str, file: File, state: Path, mirror: str | None, wait_s: float
-) -> str:
+def _bring_proven(dataset: str, file: File, state: Path, mirror: str | None, wait_s: float) -> str:
     """Bring a file into `state`; gives its proof."""
     source = _bring(dataset, file, state / file.name, mirror, wait_s)
     proof = proven(file, state / file.name)
@@ -174,11 +173,14 @@ def _bring(dataset: str, file: File, part: Path, mirror: str | None, wait_s: flo
     addresses += [file.address] if file.address else []
     failures = []
     for address in addresses:
+        # A part of its own: what two servers pack differently must not be joined.
+        own = part.with_name(f"{part.name}.{hashlib.sha256(address.encode()).hexdigest()[:8]}")
         try:
-            _download(address, part, wait_s)
+            _download(address, own, wait_s)
         except DataError as failed:
             failures.append(failed)
         else:
+            os.replace(own, part)
             return address
     if failures:
         raise failures[-1]
@@ -206,7 +208,7 @@ def _download(address: str, part: Path, wait_s: float) -> None:
             time.sleep(wait_s * 2 ** (attempt - 1))
         try:
             reason = _attempt(address, part)
-        except (requests.RequestException, OSError) as failed:
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as failed:
             if isinstance(failed, OSError) and failed.errno == errno.ENOSPC:
                 raise
             reason = f"{type(failed).__name__}"
@@ -220,7 +222,7 @@ def _download(address: str, part: Path, wait_s: float) -> None:
 def _attempt(address: str, part: Path) -> str:
     """One attempt; gives why it has to be made again, or nothing where the file is complete."""
     have = part.stat().st_size if part.is_file() else 0
-    headers = {"Range": f"bytes={have}-"} if have else {}
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with requests.get(address, headers=headers, stream=True, timeout=TIMEOUT_S) as answer:
         if answer.status_code == requests.codes.requested_range_not_satisfiable:
             # All of it is here, or more than all: whether it is the file, its proof tells.
@@ -245,7 +247,9 @@ def _attempt(address: str, part: Path) -> str:
 
 def _receive(answer: requests.Response, file: Any, have: int, total: int) -> None:
     told = time.monotonic()
-    for block in answer.iter_content(_BLOCK):
+    # The bytes as they lie on the server, whatever encoding it calls them, and in small blocks:
+    # a block that is cut short is lost.
+    for block in answer.raw.stream(_BLOCK, decode_content=False):
         file.write(block)
         have += len(block)
         if time.monotonic() - told > 2:

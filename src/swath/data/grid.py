@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 
-def window_corners(height_px: int, width_px: int, size_px: int, stride_px: int) -> NDArray[np.int64]:
+def window_corners(
+    height_px: int, width_px: int, size_px: int, stride_px: int
+) -> NDArray[np.int64]:
     """Upper-left (row, column) of every whole window of a scene, row by row, as (window, 2).
 
     Windows that would reach over the lower or right edge are left out.

@@ -21,6 +21,7 @@ import rasterio
 from rasterio.transform import from_origin
 from scipy import ndimage
 
+from swath.data.card import UNLABELLED
 from swath.errors import SwathError
 from swath.files import whole
 
@@ -33,7 +34,6 @@ COLOURS: tuple[str, ...] = (
     "#c8372d", "#e9a28f", "#4d4d4d", "#7b3fa0", "#a6d96a", "#1a7837", "#f2dc9b", "#9c6b3c",
     "#ff00c8",
 )  # fmt: skip
-UNLABELLED = 255
 CLEAR, CLOUDY, OUTSIDE = 0, 1, 2  # values of the mask
 
 # Central wavelengths of Sentinel-2A MSI in nm. Source: ESA, Sentinel-2 Spectral Response

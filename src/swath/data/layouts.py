@@ -12,7 +12,7 @@ import re
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -24,13 +24,12 @@ from PIL import Image, UnidentifiedImageError
 from rasterio.enums import Resampling
 from rasterio.windows import Window
 
-from swath.data.card import Card
+from swath import registry
+from swath.data.card import UNLABELLED, Card
 from swath.data.grid import window_corners
 from swath.errors import DataError
+from swath.files import DAMAGED_ZIP
 from swath.registry import registered
-
-UNLABELLED = 255
-"""Label of a pixel that is outside, clouded or unknown; neither trained on nor scored."""
 
 Block = tuple[NDArray[np.int64], NDArray[np.generic], NDArray[np.uint8]]
 
@@ -49,6 +48,13 @@ class Source(Protocol):
 
     def blocks(self, table: pd.DataFrame, size_px: int) -> Iterator[Block]:
         """The table's rows, images (patch, band, y, x) and labels, block by block in order."""
+
+
+def open_source(card: Card, folder: Path) -> Source:
+    """The dataset of a card as its layout reads it from `folder`."""
+    settings = {k: v for k, v in card.layout.items() if k != "name"}
+    source: Source = registry.load("layout", card.layout["name"])(folder, card, **settings)
+    return source
 
 
 # ---- whole scenes ---------------------------------------------------------------------------
@@ -134,13 +140,11 @@ class SceneFolder:
         for number, scene in enumerate(self.opened):
             if size_px > min(scene.height_px, scene.width_px):
                 raise DataError(
-                    f"is {scene.height_px} x {scene.width_px} px, smaller than a patch of {size_px} px",
+                    f"{scene.height_px} x {scene.width_px} px hold no patch of {size_px} px",
                     where=scene.name,
                     mend="give a smaller patches.size_px",
                 )
-            corners = window_corners(
-                scene.height_px, scene.width_px, size_px, stride_px or size_px
-            )
+            corners = window_corners(scene.height_px, scene.width_px, size_px, stride_px or size_px)
             rows, columns = corners[:, 0], corners[:, 1]
             parts.append(
                 pd.DataFrame(
@@ -220,13 +224,26 @@ def _open_scene(
     bands = [band for facts in opened for band in facts["bands"]]
     for band in card.bands:
         if band.name not in bands:
-            raise DataError(f"has no band {band.name}", where=folder, mend=f"it has {', '.join(bands)}")
+            raise DataError(
+                f"has no band {band.name}", where=folder, mend=f"it has {', '.join(bands)}"
+            )
     for path, facts in zip(paths, opened, strict=True):
         if (facts["epsg"], facts["corner"]) != (finest["epsg"], finest["corner"]):
             raise DataError(
                 f"differs from {paths[opened.index(finest)].name} in CRS or corner",
                 where=path,
                 mend="bring both to one grid",
+            )
+        if any(a < b for a, b in zip(_extent_m(facts), _extent_m(finest), strict=True)):
+            raise DataError(
+                "ends before the finest image", where=path, mend="bring both to one grid"
+            )
+    for pattern in filter(None, (labels, mask)):
+        path = _one(folder, pattern)
+        facts = _facts(path)
+        if any(facts[key] != finest[key] for key in ("epsg", "corner", "shape", "gsd_m")):
+            raise DataError(
+                "is not on the grid of the finest image", where=path, mend="bring both to one grid"
             )
     scene = Scene(
         name=folder.name,
@@ -244,6 +261,10 @@ def _open_scene(
         resampling=resampling,
     )
     return scene, finest["dtype"]
+
+
+def _extent_m(facts: dict[str, Any]) -> tuple[float, ...]:
+    return tuple(side * facts["gsd_m"] for side in facts["shape"])
 
 
 def _one(folder: Path, pattern: str) -> Path:
@@ -268,10 +289,15 @@ def _facts(path: Path) -> dict[str, Any]:
                 "shape": (int(file.height), int(file.width)),
                 "bands": list(file.descriptions),
                 "dtype": str(file.dtypes[0]),
-                "time": datetime.fromisoformat(stamp).replace(tzinfo=None) if stamp else None,
+                "time": _utc(stamp) if stamp else None,
             }
     except rasterio.errors.RasterioIOError as broken:
         raise DataError(f"cannot be read ({broken})", where=path, mend="fetch it again") from None
+
+
+def _utc(stamp: str) -> datetime:
+    time = datetime.fromisoformat(stamp)
+    return time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time
 
 
 # ---- patches as they were published ---------------------------------------------------------
@@ -342,6 +368,8 @@ def class_folders(
         raise DataError(f"cannot be read ({broken})", where=path, mend="fetch it again") from None
     classes = tuple(card.classes)
     images = pd.DataFrame({"member": [m for m in members if _class_of(m) in card.classes]})
+    if images.empty:
+        raise DataError("holds no image of a class of the card", where=path, mend="mend the card")
     images["name"] = images["member"].map(lambda m: "/".join(m.split("/")[-2:]))
     images["label"] = images["member"].map(lambda m: classes.index(_class_of(m)))
     for name, count in card.counts.items():
@@ -351,8 +379,11 @@ def class_folders(
                 where=path,
                 mend="fetch it again",
             )
-    images["number"] = images["name"].str.extract(r"(\d+)\.\w+$").astype(int)
-    images = images.sort_values(["label", "number"], ignore_index=True).drop(columns="number")
+    number = images["name"].str.extract(r"(\d+)\.\w+$", expand=False)
+    images["number"] = pd.to_numeric(number).fillna(np.inf)  # names without one come last
+    images = images.sort_values(["label", "number", "name"], ignore_index=True).drop(
+        columns="number"
+    )
     places = _places(folder / georeference, images) if georeference else _nowhere(images)
     with zipfile.ZipFile(path) as opened:
         side = _image(opened, images["member"].iloc[0]).shape[0]
@@ -372,7 +403,9 @@ def _places(georeference: Path, images: pd.DataFrame) -> pd.DataFrame:
         with opener(georeference, "rt") as file:
             known = pd.read_csv(file).set_index("path")
     except (OSError, ValueError, EOFError) as broken:
-        raise DataError(f"cannot be read ({broken})", where=georeference, mend="fetch it again") from None
+        raise DataError(
+            f"cannot be read ({broken})", where=georeference, mend="fetch it again"
+        ) from None
     absent = images["name"][~images["name"].isin(known.index)]
     if len(absent):
         raise DataError(
@@ -411,5 +444,7 @@ def _image(opened: zipfile.ZipFile, member: str) -> NDArray[np.uint8]:
     try:
         with Image.open(io.BytesIO(opened.read(member))) as image:
             return np.asarray(image)
-    except (UnidentifiedImageError, OSError, zipfile.BadZipFile) as broken:
-        raise DataError(f"cannot be decoded ({broken})", where=member, mend="fetch it again") from None
+    except (UnidentifiedImageError, SyntaxError, *DAMAGED_ZIP) as broken:
+        raise DataError(
+            f"cannot be decoded ({broken})", where=member, mend="fetch it again"
+        ) from None

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import RandomForestClassifier
 
-from swath.data.layouts import UNLABELLED
-from swath.data.patches import PatchSet
+from swath.data.card import UNLABELLED
+from swath.data.patchset import PatchSet
 
 TREES = 200
 TREES_BY_PIXEL = 50

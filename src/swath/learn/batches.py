@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from swath.data.patches import PatchSet
+from swath.data.patchset import PatchSet
 
 Batch = tuple[Tensor, Tensor]
 

@@ -18,8 +18,9 @@ from rasterio.transform import from_origin
 from rasterio.windows import Window
 from torch import nn
 
-from swath.data.layouts import UNLABELLED, Scene
-from swath.data.patches import PatchSet
+from swath.data.card import UNLABELLED
+from swath.data.layouts import Scene
+from swath.data.patchset import PatchSet
 from swath.errors import RunError
 from swath.files import whole
 from swath.learn.batches import Batches, Normalise

@@ -13,7 +13,7 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional as F
 
-from swath.data.layouts import UNLABELLED
+from swath.data.card import UNLABELLED
 from swath.registry import Share, registered
 
 

@@ -25,8 +25,8 @@ from pytorch_lightning.plugins.environments import LightningEnvironment  # type:
 from torch import Tensor, nn
 
 from swath import registry
-from swath.data.layouts import UNLABELLED
-from swath.data.patches import PatchSet
+from swath.data.card import UNLABELLED
+from swath.data.patchset import PatchSet
 from swath.errors import RunError
 from swath.files import read_json, whole, write_json
 from swath.learn.batches import Batch, Batches

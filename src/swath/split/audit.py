@@ -6,8 +6,8 @@ remember instead of recognise. The audit measures, exactly, how close the parts 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import combinations
+from collections.abc import Callable, Iterator
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ from swath.data.grid import Floats, rectangle_distances, rectangle_overlaps
 PARTS = ("train", "val", "test")
 TOLERANCE_M2 = 1e-3
 """Overlaps below this are rounding of coordinates, not ground."""
+ACROSS_M = 100_000.0
+"""Patches of two CRSs farther apart than this are not measured: a CRS is not made for more."""
 
 
 def footprints(places: pd.DataFrame, side_m: float) -> Floats:
@@ -43,7 +45,7 @@ def close_pairs(
         CRSs are compared in the CRS of the first, by the box around the second's corners.
     """
     found = []
-    for a, b, rect_a, rect_b in _comparable(places, side_m, first, second, reach_m):
+    for a, b, rect_a, rect_b in _comparable(places, side_m, first, second, lambda: reach_m):
         radius = (_largest_side(rect_a) + _largest_side(rect_b)) / 2 + reach_m
         near = cKDTree(_centres(rect_a)).query_ball_point(_centres(rect_b), radius, p=np.inf)
         at_b = np.repeat(np.arange(len(b)), [len(n) for n in near])
@@ -71,10 +73,12 @@ def least_distance(
 ) -> float:
     """The least distance in metres between a patch of `first` and one of `second`.
 
-    Infinite where no CRS holds patches of both.
+    Infinite where they are in different CRSs and farther apart than `ACROSS_M`.
     """
     least = np.inf
-    for _, _, rect_a, rect_b in _comparable(places, side_m, first, second, 0.0):
+    # The reach is what has been found so far, so it is read as the pairs come.
+    compared = _comparable(places, side_m, first, second, lambda: least)
+    for _, _, rect_a, rect_b in compared:
         tree = cKDTree(_centres(rect_a))
         # The nearest centre bounds the answer from above; then all that could beat it are measured.
         _, at = tree.query(_centres(rect_b), p=np.inf)
@@ -165,33 +169,35 @@ def _comparable(
     side_m: float,
     first: NDArray[np.int64],
     second: NDArray[np.int64],
-    reach_m: float,
+    reach_m: Callable[[], float],
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], Floats, Floats]]:
-    """Patches of both sides, rectangles in one CRS, for each pair of CRSs that may meet."""
+    """Patches of both sides, rectangles in one CRS, for each pair of CRSs that may meet.
+
+    Pairs of one CRS come first, so that `reach_m` may shrink to what they have shown.
+    """
     rectangles = footprints(places, side_m)
     epsg = places["epsg"].to_numpy()
     lon, lat = places["lon"].to_numpy(float), places["lat"].to_numpy(float)
-    # One degree of latitude is about 111 km; at 75° north one of longitude is a quarter of that.
-    margin = 4 * (reach_m + 2 * side_m) / 111_000
-    for crs_a in np.unique(epsg[first]):
-        a = first[epsg[first] == crs_a]
-        for crs_b in np.unique(epsg[second]):
-            b = second[epsg[second] == crs_b]
-            if not crs_a or not crs_b:
-                continue
-            if crs_a == crs_b:
-                yield a, b, rectangles[a], rectangles[b]
-                continue
-            box = (lon[a].min(), lon[a].max(), lat[a].min(), lat[a].max())
-            b = b[
-                (lon[b] > box[0] - margin) & (lon[b] < box[1] + margin)
-                & (lat[b] > box[2] - margin) & (lat[b] < box[3] + margin)
-            ]  # fmt: skip
-            if len(b):
-                moved = [
-                    transform_bounds(f"EPSG:{crs_b}", f"EPSG:{crs_a}", *rectangles[i]) for i in b
-                ]
-                yield a, b, rectangles[a], np.array(moved)
+    couples = product(np.unique(epsg[first]), np.unique(epsg[second]))
+    for crs_a, crs_b in sorted(couples, key=lambda couple: couple[0] != couple[1]):
+        a, b = first[epsg[first] == crs_a], second[epsg[second] == crs_b]
+        if not crs_a or not crs_b:
+            continue
+        if crs_a == crs_b:
+            yield a, b, rectangles[a], rectangles[b]
+            continue
+        # One degree of latitude is about 111 km, one of longitude that by the cosine of latitude.
+        margin = 1.05 * (min(reach_m(), ACROSS_M) + 2 * side_m) / 111_000
+        cosine = max(np.cos(np.radians(np.abs(lat[a]).max() + margin)), 0.01)
+        # Degrees from the first patch: a zone that ends at the date line has no seam there.
+        east_a, east_b = ((lon[at] - lon[a[0]] + 180) % 360 - 180 for at in (a, b))
+        b = b[
+            (east_b > east_a.min() - margin / cosine) & (east_b < east_a.max() + margin / cosine)
+            & (lat[b] > lat[a].min() - margin) & (lat[b] < lat[a].max() + margin)
+        ]  # fmt: skip
+        if len(b):
+            moved = [transform_bounds(f"EPSG:{crs_b}", f"EPSG:{crs_a}", *rectangles[i]) for i in b]
+            yield a, b, rectangles[a], np.array(moved)
 
 
 def _centres(rectangles: Floats) -> Floats:

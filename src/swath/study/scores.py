@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from swath.data.layouts import UNLABELLED
+from swath.data.card import UNLABELLED
 
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -1,0 +1,307 @@
+"""What the tests share: the real data, a real server, and two tiny datasets with their cards."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import threading
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import numpy as np
+import pandas as pd
+import pytest
+import rasterio
+import yaml
+from PIL import Image
+from rasterio.transform import from_origin
+from rasterio.warp import transform
+
+from swath.data.card import Card
+from swath.data.landscape import draw_scenes
+from swath.files import content_digest, digest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+# The same examples on every machine, and no time limit that a busy machine could miss.
+hypothesis.settings.register_profile(
+    "swath", deadline=None, derandomize=True, max_examples=50, database=None
+)
+hypothesis.settings.load_profile("swath")
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the repository."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data, laid out as a mirror: `<dataset>/<file>`."""
+    mirror = os.environ.get("SWATH_MIRROR", "")
+    folder = Path(mirror) if mirror and "://" not in mirror else REPOSITORY.parent / "shared/data"
+    if not (folder / "eurosat" / "EuroSAT_RGB.zip").is_file():
+        pytest.skip(f"there are no real data in {folder} (SWATH_MIRROR names another folder)")
+    return folder
+
+
+# ---- a server -------------------------------------------------------------------------------
+
+
+@dataclass
+class Answer:
+    """How the server behaves towards one request."""
+
+    status: int | None = None
+    """An error to answer with, instead of the file."""
+    cut_at: int | None = None
+    """The connection breaks after so many bytes of the body."""
+    ranges: bool = True
+    """Whether a Range request gets its part, or the whole file again."""
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Server:
+    """A real HTTP server on the loopback, whose answers a test plans."""
+
+    address: str = ""
+    files: dict[str, bytes] = field(default_factory=dict)
+    """Path, with its slash -> content."""
+    plan: list[Answer] = field(default_factory=list)
+    """One answer a request, in turn; then `otherwise`."""
+    otherwise: Answer = field(default_factory=Answer)
+    asked: list[tuple[str, str | None]] = field(default_factory=list)
+    """Path and Range header of each request so far."""
+
+    def at(self, path: str) -> str:
+        """The address of a path."""
+        return self.address + path
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A loopback HTTP server with programmable behaviour."""
+    told = Server()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked = self.headers.get("Range")
+            told.asked.append((self.path, asked))
+            answer = told.plan.pop(0) if told.plan else told.otherwise
+            body = told.files.get(self.path)
+            if answer.status or body is None:
+                self.send_error(answer.status or 404)
+                return
+            start = 0
+            if asked and answer.ranges:
+                start = int(asked.removeprefix("bytes=").removesuffix("-"))
+                if start >= len(body):
+                    self.send_error(416)
+                    return
+                self.send_response(206)
+                self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+            else:
+                self.send_response(200)
+            self.send_header("Content-Length", str(len(body) - start))
+            for name, value in answer.headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            end = len(body) if answer.cut_at is None else start + answer.cut_at
+            self.wfile.write(body[start:end])
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    told.address = f"http://127.0.0.1:{running.server_port}"
+    thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    yield told
+    running.shutdown()
+    running.server_close()
+    thread.join()
+
+
+@pytest.fixture(scope="session")
+def make_answer() -> type[Answer]:
+    """The type of a planned answer."""
+    return Answer
+
+
+# ---- tiny datasets --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def tiny_card() -> Card:
+    """The card of the embedded dataset, with two scenes of 128 px."""
+    facts = yaml.safe_load((REPOSITORY / "conf/data/embedded.yaml").read_text())
+    facts["drawing"] = {"seed": 5, "scenes": 2, "size_px": 128}
+    return Card.model_validate(facts)
+
+
+@pytest.fixture(scope="session")
+def tiny_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the scenes that `tiny_card` describes."""
+    folder = tmp_path_factory.mktemp("tiny") / "embedded"
+    draw_scenes(folder, seed=5, scenes=2, size_px=128)
+    return folder
+
+
+@dataclass(frozen=True)
+class TinyArchive:
+    """The twin of a published archive: PNGs in class folders, and a table of their places."""
+
+    mirror: Path
+    folder: Path
+    card: Card
+    pixels: dict[str, np.ndarray]
+    """`<class>/<name>.png` -> (y, x, band) uint8."""
+    places: pd.DataFrame
+
+    @property
+    def archive(self) -> Path:
+        """The zip."""
+        return self.folder / "tiny.zip"
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "png")
+    return stream.getvalue()
+
+
+@pytest.fixture
+def make_archive(tmp_path: Path) -> Callable[..., TinyArchive]:
+    """Writes a tiny class-folder dataset into a mirror: so many images of each class."""
+
+    def make(
+        images: dict[str, int] | None = None,
+        *,
+        side_px: int = 8,
+        black: Sequence[str] = (),
+        **facts: Any,
+    ) -> TinyArchive:
+        counts = images or {"Crop": 12, "Forest": 5, "River": 3}
+        rng = np.random.default_rng(1)
+        folder = tmp_path / "mirror" / "tiny"
+        folder.mkdir(parents=True)
+        pixels = {
+            f"{name}/{name}_{number}.png": rng.integers(1, 256, (side_px, side_px, 3), np.uint8)
+            * np.uint8(name not in black)
+            for name, count in counts.items()
+            for number in range(1, count + 1)
+        }
+        with zipfile.ZipFile(folder / "tiny.zip", "w") as opened:
+            opened.writestr("Tiny/README.txt", "drawn for tests")
+            # Not the natural order: 10 comes before 2 in an archive sorted by name.
+            for name in sorted(pixels):
+                opened.writestr(f"Tiny/{name}", _png(pixels[name]))
+        places = pd.DataFrame(
+            {
+                "path": list(pixels),
+                "utm_epsg": 32632,
+                "ul_easting": 500_000.0 + 1000.25 * np.arange(len(pixels)),
+                "ul_northing": 5_300_000.0 - 500.5 * np.arange(len(pixels)),
+            }
+        )
+        (folder / "places.csv.gz").write_bytes(
+            gzip.compress(places.sample(frac=1, random_state=0).to_csv(index=False).encode())
+        )
+        card = {
+            "name": "tiny",
+            "title": "Tiny",
+            "licence": "none",
+            "citation": "drawn for tests",
+            "layout": {
+                "name": "class_folders",
+                "archive": "tiny.zip",
+                "georeference": "places.csv.gz",
+            },
+            "files": [
+                {"name": "tiny.zip", "content": content_digest(folder / "tiny.zip")},
+                {"name": "places.csv.gz", "sha256": digest(folder / "places.csv.gz")},
+            ],
+            "bands": [
+                {"name": name, "wavelength_nm": nm, "gsd_m": 10.0}
+                for name, nm in (("red", 665.0), ("green", 560.0), ("blue", 490.0))
+            ],
+            "rgb": ["red", "green", "blue"],
+            "scale": 255.0,
+            "classes": dict(zip(counts, ("#aa0000", "#00aa00", "#0000aa"), strict=False)),
+            "counts": counts,
+            "labels": "patch",
+        }
+        return TinyArchive(folder.parent, folder, Card.model_validate(card | facts), pixels, places)
+
+    return make
+
+
+@pytest.fixture
+def tiny_archive(make_archive: Callable[..., TinyArchive]) -> TinyArchive:
+    """Twelve, five and three images of 8 px in three classes, with a place for each."""
+    return make_archive()
+
+
+@pytest.fixture(scope="session")
+def write_raster() -> Callable[..., Path]:
+    """Writes (band, y, x) as a GeoTIFF: a raster of any grid, for scenes made by hand."""
+
+    def write(
+        path: Path,
+        bands: np.ndarray,
+        names: Sequence[str],
+        *,
+        gsd_m: float = 10.0,
+        corner: tuple[float, float] = (600_000.0, 5_300_040.0),
+        epsg: int | None = 32632,
+    ) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        profile = {
+            "driver": "GTiff",
+            "count": len(bands),
+            "height": bands.shape[1],
+            "width": bands.shape[2],
+            "dtype": bands.dtype,
+            "transform": from_origin(*corner, gsd_m, gsd_m),
+            **({"crs": f"EPSG:{epsg}"} if epsg else {}),
+        }
+        with rasterio.open(path, "w", **profile) as file:
+            file.write(bands)
+            file.descriptions = tuple(names)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def make_places() -> Callable[..., pd.DataFrame]:
+    """Places of patches by their upper-left corners, with degrees of their centres."""
+
+    def make(
+        easting: Sequence[float] | np.ndarray,
+        northing: Sequence[float] | np.ndarray,
+        side_m: float,
+        *,
+        epsg: int | Sequence[int] = 32632,
+        label: int | Sequence[int] | np.ndarray = 0,
+    ) -> pd.DataFrame:
+        places = pd.DataFrame(
+            {"easting": np.asarray(easting, float), "northing": np.asarray(northing, float)}
+        ).assign(epsg=epsg, label=label, lon=np.nan, lat=np.nan)
+        places["name"] = [f"p{number}" for number in range(len(places))]
+        for code, group in places.groupby("epsg"):
+            if code:
+                x, y = group["easting"] + side_m / 2, group["northing"] - side_m / 2
+                degrees = transform(f"EPSG:{code}", "EPSG:4326", x.tolist(), y.tolist())
+                places.loc[group.index, "lon"], places.loc[group.index, "lat"] = degrees
+        return places
+
+    return make

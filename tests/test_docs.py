@@ -1,0 +1,92 @@
+"""The documentation says what is so: its examples compose, its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from swath import plan, registry, settings
+from swath.data.card import Card
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXTENDING = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
+
+
+def block_after(heading: str) -> str:
+    """The first YAML block below a heading of docs/extending.md."""
+    section = EXTENDING.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    found = re.search(r"```yaml\n(.*?)```", section, re.S)
+    assert found, heading
+    return found[1]
+
+
+@pytest.fixture
+def conf(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(ROOT / "conf", tmp_path / "conf"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_experiment_of_the_example_composes(conf: Path) -> None:
+    (conf / "experiment/embedded_wide.yaml").write_text(block_after("An experiment"))
+    sections = plan.compose(conf, "embedded_wide").sections
+    assert sections["optim"]["name"] == "sgd"
+    assert sections["model"] == {"name": "unet", "width": 32, "depth": 3}
+    assert sections["trainer"]["epochs"] == 60
+
+
+def test_the_dataset_of_the_example_is_a_card(conf: Path) -> None:
+    (conf / "data/harbour.yaml").write_text(block_after("A dataset"))
+    card = Card.model_validate(plan.compose(conf, "embedded", "data=harbour").sections["data"])
+    assert (card.name, list(card.classes)) == ("harbour", ["water", "land"])
+
+
+def test_the_model_of_the_example_is_registered_with_its_settings(tmp_path: Path) -> None:
+    code = EXTENDING.split("\n## A model\n")[1].split("```python\n")[1].split("```")[0]
+    lines = "from swath.registry import Count, registered\nfrom torch import nn\n\n\n"
+    names: dict[str, object] = {}
+    exec(lines + code, names)
+    import torch
+
+    assert names["mlp"](10, 9, hidden=8)(torch.zeros(2, 10, 4, 4)).shape == (2, 9, 4, 4)  # type: ignore[operator]
+
+
+def test_the_study_of_the_example_composes(conf: Path) -> None:
+    (conf / "sweep/example.yaml").write_text(block_after("A study"))
+    sweep = plan.compose(conf, "embedded", "sweep=example").sections["sweep"]
+    assert (sweep["trials"], sweep["rungs"], list(sweep["space"])) == (
+        8,
+        3,
+        ["optim.lr", "model.width"],
+    )
+
+
+def test_the_architecture_names_every_module() -> None:
+    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    drawn = page.split("## The house")[1].split("## What reruns")[0]
+    modules = {path.stem for path in (ROOT / "src/swath").rglob("*.py") if path.stem != "__init__"}
+    assert {name for name in modules if not re.search(rf"\b{name}\b", drawn)} == set()
+
+
+def test_the_commands_of_the_readme_have_targets() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M)
+    commands = re.findall(r"^make ([a-z]+)\b|`make ([a-z]+)`", readme, re.M)
+    named = {first or second for first, second in commands}
+    assert {"run", "test", "bench", "repro"} <= named <= set(targets)
+
+
+def test_every_section_and_registered_kind_has_a_home() -> None:
+    assert set(settings.FIXED) | {"split", "task", "model"} == set(settings.SECTIONS)
+    for kind in registry.PLACES:
+        assert registry.entries(kind), kind
+    assert yaml.safe_load((ROOT / "conf/config.yaml").read_text())["defaults"]
