@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from swath.errors import DataError, LeakError, SwathError
+from swath.errors import ConfigError, DataError, LeakError, SwathError, nearest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -163,6 +163,9 @@ def split(
     from swath.split.audit import audit as measure
 
     section = read_sections("split", config)["split"]
+    if name == "allow_leaks" or name not in section:
+        known = [k for k in section if k != "allow_leaks"]
+        raise ConfigError(f"no split is named '{name}'", where=config, mend=nearest(name, known))
     scheme = {k: v for k, v in section[name].items() if k != "scheme"}
     opened, _ = _open(patches)
     places = opened.places.assign(label=labels_of_patches(opened))
@@ -528,7 +531,15 @@ def _parts(split: Path, fold: int) -> tuple[NDArray[np.str_], dict[str, Any]]:
 
     from swath.files import read_json
 
-    table = pd.read_parquet(split / "split.parquet")
+    path = split / "split.parquet"
+    try:
+        table = pd.read_parquet(path)
+    except FileNotFoundError:
+        raise DataError("there is no such file", where=path, mend="run the stage `split`") from None
+    except (OSError, ValueError) as broken:
+        raise DataError(
+            f"is not a Parquet table ({broken})", where=path, mend="delete it and split again"
+        ) from None
     table = table[table["fold"] == fold].sort_values("patch")
     if not len(table):
         raise DataError(f"has no fold {fold}", where=split, mend="mend runs.folds")

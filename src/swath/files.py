@@ -6,10 +6,12 @@ written under a temporary name, synced and renamed. A manifest lists files with 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import lzma
 import os
+import shutil
 import struct
 import zipfile
 import zlib
@@ -50,6 +52,12 @@ def whole(path: Path) -> Iterator[Path]:
         _sync(part)
         os.replace(part, path)
         _sync(path.parent)
+    except Exception as failed:
+        # Not every library that writes says that the disk is full; some lose the reason.
+        full = shutil.disk_usage(path.parent).free < _BLOCK
+        if full and not (isinstance(failed, OSError) and failed.errno):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from failed
+        raise
     finally:
         part.unlink(missing_ok=True)
 

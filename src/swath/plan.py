@@ -147,7 +147,7 @@ def compose(conf: Path, name: str, overrides: str | Sequence[str] = ()) -> Exper
     from hydra import compose as hydra_compose  # 0.3 s: only where something is composed
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
-    from omegaconf import OmegaConf
+    from omegaconf import OmegaConf, open_dict
     from omegaconf.errors import OmegaConfBaseException
 
     if not NAME.fullmatch(name) or name not in names(conf):
@@ -156,20 +156,28 @@ def compose(conf: Path, name: str, overrides: str | Sequence[str] = ()) -> Exper
             where=conf / "experiment",
             mend=nearest(name, names(conf)),
         )
-    given = shlex.split(overrides) if isinstance(overrides, str) else list(overrides)
+    given = _given(overrides)
     written = [_as_hydra(conf, override) for override in given]
     try:
         with initialize_config_dir(config_dir=str(conf.resolve()), version_base="1.3"):
-            config = hydra_compose("config", overrides=[f"experiment={name}", *written])
-        raw = OmegaConf.to_container(config, resolve=False)
-        _refuse_secrets(raw)
+            config = hydra_compose(
+                "config", overrides=[f"experiment={name}", *written], return_hydra_config=True
+            )
+        choices = dict(config.hydra.runtime.choices)
+        with open_dict(config):
+            del config["hydra"]
+        _refuse_secrets(OmegaConf.to_container(config, resolve=False))
         raw = OmegaConf.to_container(config, resolve=True)
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as wrong:
+    except yaml.MarkedYAMLError as wrong:
+        mark = wrong.problem_mark
+        where = f"{mark.name}, line {mark.line + 1}" if mark else f"experiment {name}"
+        raise ConfigError(f"is not YAML ({wrong.problem})", where=where, mend="mend it") from None
+    except (HydraException, OmegaConfBaseException) as wrong:
         raise ConfigError(
             _first_lines(wrong), where=f"experiment {name}", mend=f"see {conf}"
         ) from None
     assert isinstance(raw, dict)
-    return Experiment(name, _checked(conf, name, raw, given))
+    return Experiment(name, _checked(conf, raw, given, choices))
 
 
 def write_sections(experiment: Experiment, folder: Path) -> list[str]:
@@ -254,6 +262,10 @@ def _as_hydra(conf: Path, override: str) -> str:
             "cannot name the experiment", where=where, mend="use --config experiment=NAME"
         )
     if "." in key:
+        if key.split(".")[0] not in settings.SECTIONS:
+            mend = nearest(key.split(".")[0], settings.SECTIONS)
+            raise ConfigError("unknown section", where=where, mend=mend)
+        _parse(f"++{override}", where)
         return f"++{override}"
     if key not in _groups(conf):
         raise ConfigError(
@@ -269,6 +281,33 @@ def _as_hydra(conf: Path, override: str) -> str:
     return override
 
 
+def _given(overrides: str | Sequence[str]) -> list[str]:
+    """Overrides one by one; those of a string are parted as a shell parts words."""
+    if not isinstance(overrides, str):
+        return list(overrides)
+    try:
+        return shlex.split(overrides)
+    except ValueError:
+        raise ConfigError(
+            "the quotes do not close", where=f'set="{overrides}"', mend="close them"
+        ) from None
+
+
+def _parse(override: str, where: str) -> None:
+    """Refuse what is not in Hydra's grammar, or asks for several values at once."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except HydraException as wrong:
+        raise ConfigError(
+            f"is not in Hydra's grammar ({_first_lines(wrong)})", where=where, mend="mend it"
+        ) from None
+    if parsed.is_sweep_override():
+        raise ConfigError("gives several values", where=where, mend="write a list as [a,b]")
+
+
 def _refuse_secrets(raw: Any) -> None:
     """An environment variable resolved into a section file would be written to disk and report."""
     if "oc.env" in json.dumps(raw, default=str):
@@ -279,10 +318,10 @@ def _refuse_secrets(raw: Any) -> None:
 
 
 def _checked(
-    conf: Path, name: str, raw: dict[Any, Any], given: list[str]
+    conf: Path, raw: dict[Any, Any], given: list[str], choices: dict[str, str]
 ) -> dict[str, dict[str, Any]]:
     def complain(wrong: ConfigError) -> ConfigError:
-        origin = _origin(conf, name, wrong.where, given)
+        origin = _origin(conf, wrong.where, given, choices)
         return ConfigError(wrong.what, where=f"{origin}: {wrong.where}", mend=wrong.mend)
 
     try:
@@ -290,7 +329,7 @@ def _checked(
             if section not in settings.SECTIONS:
                 mend = nearest(str(section), settings.SECTIONS)
                 raise ConfigError("unknown section", where=str(section), mend=mend)
-        sections = {s: settings.check(s, raw.get(s) or {}) for s in settings.SECTIONS}
+        sections = {s: settings.check(s, raw.get(s, {})) for s in settings.SECTIONS}
         for key, dimension in sections["sweep"]["space"].items():
             _check_dimension(sections, key, dimension)
     except ConfigError as wrong:
@@ -309,6 +348,8 @@ def _check_dimension(
             raise ConfigError("has no choices", where=where, mend="give choices: [a, b]")
     else:
         ends = [dimension["low"], dimension["high"]]
+        if dimension["type"] == "float":
+            ends = [end if end is None else float(end) for end in ends]
         if None in ends or ends[0] >= ends[1] or (dimension["log"] and ends[0] <= 0):
             raise ConfigError(
                 f"from {ends[0]} to {ends[1]} is no range",
@@ -317,32 +358,50 @@ def _check_dimension(
             )
     searched = {s: sections[s] for s in ("task", "model", "optim", "trainer")}
     for value in ends:
-        with_params(searched, {key: value})
+        try:
+            with_params(searched, {key: value})
+        except ConfigError as wrong:
+            raise ConfigError(wrong.what, where=where, mend=wrong.mend) from None
 
 
-def _origin(conf: Path, name: str, key: str, given: list[str]) -> str:
+def _origin(conf: Path, key: str, given: list[str], choices: dict[str, str]) -> str:
     """Where a key was written: an override, or the file that holds it."""
     for override in given:
         written = override.partition("=")[0]
         if f"{written}.".startswith(f"{key}.") or f"{key}.".startswith(f"{written}."):
             return f'set="{override}"'
-    parts = key.split(".")
-    section = conf / parts[0]
-    files = [
-        conf / "experiment" / f"{name}.yaml",
-        *sorted(section.glob("*.yaml")),
-        conf / "config.yaml",
-    ]
-    for file in files:
-        inside = parts if file.parent != section else parts[1:]
-        if parts[0] == "split" and file.parent == section:
-            inside = parts[2:]
-        values: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
-        for part in inside:
-            values = values.get(part, ...) if isinstance(values, dict) else ...
-        if inside and values is not ...:
+    group = key.split(".")[0]
+    experiments = [conf / "experiment" / f"{choices['experiment']}.yaml"]
+    for parent in yaml.safe_load(experiments[0].read_text(encoding="utf-8")).get("defaults", []):
+        if isinstance(parent, str) and parent != "_self_":
+            experiments.append(conf / "experiment" / f"{parent}.yaml")
+    chosen = re.findall(r"[\w/-]+", str(choices.get(group, "")))
+    files = [*experiments, *(conf / group / f"{choice}.yaml" for choice in chosen)]
+    for file in (*files, conf / "config.yaml"):
+        if file.is_file() and _holds(file, key):
             return str(file)
-    return f"experiment {name}"
+    return f"experiment {choices['experiment']}"
+
+
+def _holds(file: Path, key: str) -> bool:
+    """Whether a file of the tree writes a key, its package taken into account."""
+    text = file.read_text(encoding="utf-8")
+    package = re.search(r"^# @package (\S+)", text)
+    prefix = package[1] if package else file.parent.name
+    if prefix == "_global_" or file.name == "config.yaml":
+        inside = key.split(".")
+    elif f"{key}.".startswith(f"{prefix}."):
+        inside = key.split(".")[len(prefix.split(".")) :]
+    else:
+        return False
+    values: Any = yaml.safe_load(text)
+    for part in inside:
+        if not isinstance(values, dict):
+            return values is not None  # a value where there should be a table: the culprit
+        if part not in values:
+            return False
+        values = values[part]
+    return True
 
 
 def _first_lines(error: Exception) -> str:

@@ -19,7 +19,7 @@ from swath.registry import Count, NonNegative, Positive, Share, Whole
 class Section(BaseModel):
     """Strictly typed, frozen, and closed to unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Patches(Section):
@@ -54,7 +54,7 @@ class Trainer(Section):
     epochs: Count = 10
     batch_size: Count = 64
     device: Literal["auto", "cpu", "gpu"] = "auto"
-    precision: Literal["auto", "bf16", "32"] = "auto"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
     """`auto` times a step in both and takes the faster."""
     channels_last: bool = True
     augment: list[Literal["flip", "turn"]] = ["flip", "turn"]
@@ -126,15 +126,27 @@ SECTIONS = (
 )  # fmt: skip
 
 
-def check(section: str, values: dict[str, Any]) -> dict[str, Any]:
+def check(section: str, values: Any) -> dict[str, Any]:
     """The section complete with its defaults, every value checked.
 
     Raises:
         ConfigError: an unknown key, a wrong type or a value out of range; `where` is the key.
     """
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"{values!r} is no table of keys", where=section, mend="give it as key: value"
+        )
     if section in FIXED:
         checked = _validated(FIXED[section], section, values)
         if section == "data":
+            if wrong := Card.model_validate(checked).inconsistency():
+                key, name = wrong
+                known = (
+                    [b["name"] for b in checked["bands"]] if key == "rgb" else checked["classes"]
+                )
+                raise ConfigError(
+                    f"'{name}' is not in the card", where=f"data.{key}", mend=nearest(name, known)
+                )
             checked["layout"] = _check_named("layout", "data.layout", checked["layout"])
         return checked
     if section == "split":

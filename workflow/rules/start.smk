@@ -47,7 +47,7 @@ def only_here():
     return held
 
 
-if workflow.is_main_process and not workflow.dryrun:
+if workflow.is_main_process and not workflow.output_settings.dryrun:
     ALONE = only_here()
 
 # `--config experiment=a set="b=c"`; several names are divided by spaces or commas.

@@ -22,7 +22,7 @@ Hex64 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 class Facts(BaseModel):
     """Strictly typed, frozen, and closed to unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Band(Facts):
@@ -85,7 +85,7 @@ class Card(Facts):
     """`name` of a registered layout (`swath.data.layouts`) and its settings."""
     files: list[Table] = []
     drawing: Drawing | None = None
-    bands: list[Band]
+    bands: Annotated[list[Band], Field(min_length=1)]
     rgb: list[str]
     """Names of the bands shown as red, green and blue."""
     scale: float
@@ -97,3 +97,10 @@ class Card(Facts):
     """Published number of patches a class, where labels belong to whole patches."""
     labels: Literal["patch", "pixel"]
     """Whether a label belongs to a whole patch or to each pixel."""
+
+    def inconsistency(self) -> tuple[str, str] | None:
+        """A key and a name in it that the card does not know elsewhere, if there is one."""
+        bands = {band.name for band in self.bands}
+        unknown = [("rgb", name) for name in self.rgb if name not in bands]
+        unknown += [("counts", name) for name in self.counts if name not in self.classes]
+        return unknown[0] if unknown else None

@@ -73,7 +73,9 @@ def _by_pixel(
         samples.append(image.reshape(len(image), -1)[:, at].T)
         labels.append(label[at])
     forest = RandomForestClassifier(TREES_BY_PIXEL, max_depth=16, random_state=seed, n_jobs=-1)
-    forest.fit(np.concatenate(samples)[:SAMPLES], np.concatenate(labels)[:SAMPLES])
+    pixels, truth = np.concatenate(samples), np.concatenate(labels)
+    chosen = generator.permutation(len(truth))[:SAMPLES]
+    forest.fit(pixels[chosen], truth[chosen])
     predicted, confidence = [], []
     for number in which:
         image = patches.image.gather(np.array([number]))[0]

@@ -94,6 +94,7 @@ def train(
             raise RunError(f"the part {part} is empty", where="split", mend="give it a share")
     seed_everything(seed, verbose=False)
     network = build(model, len(statistics["mean"]), len(patches.classes))
+    _fits(network, model["name"], learns, patches)
     given = {
         "batch_size": trainer["batch_size"], "mean": statistics["mean"], "std": statistics["std"]
     }  # fmt: skip
@@ -122,6 +123,7 @@ def train(
             "channels_last": trainer["channels_last"],
         },
         progress,
+        seed,
     )
     epochs = min(until_epoch or trainer["epochs"], trainer["epochs"])
     lightning = Trainer(
@@ -143,6 +145,8 @@ def train(
     if len(progress.history) < epochs:
         progress.begin_attempt()
         last = state / "last.ckpt"
+        if last.is_file():
+            _prove(last)
         lightning.fit(
             learner,
             batches,
@@ -199,6 +203,41 @@ def in_layout(network: nn.Module, channels_last: bool) -> nn.Module:
         if weight.ndim == 4 and channels_last:
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)
     return network
+
+
+def _fits(network: nn.Module, name: str, task: Task, patches: PatchSet) -> None:
+    """Refuse a network that answers in another form than the task learns, before it trains."""
+    image = torch.zeros(1, *patches.image.shape[1:])
+    try:
+        with torch.inference_mode():
+            answer = network.eval()(image).shape
+    except RuntimeError as wrong:
+        raise RunError(
+            f"does not take patches of {tuple(image.shape[1:])} ({str(wrong).splitlines()[0]})",
+            where=f"model {name}",
+            mend="give another patches.size_px or another model",
+        ) from None
+    network.train()
+    wanted = (1, len(patches.classes), *(image.shape[2:] if task.labels == "pixel" else ()))
+    if answer != wanted:
+        raise RunError(
+            f"answers {tuple(answer)} to one patch, the task learns {wanted}",
+            where=f"model {name}",
+            mend="choose a model of one label a patch (cnn) or a pixel (unet), as the task is",
+        )
+
+
+def _prove(checkpoint: Path) -> None:
+    """Refuse a checkpoint that was cut off or holds more than data; no code in it runs."""
+    try:
+        torch.load(checkpoint, weights_only=True, map_location="cpu")
+    except Exception as broken:
+        reason = str(broken).splitlines()[0] if str(broken) else type(broken).__name__
+        raise RunError(
+            f"is no checkpoint of swath's ({reason})",
+            where=checkpoint,
+            mend="delete it to train from the start",
+        ) from None
 
 
 class _Learner(LightningModule):
@@ -312,9 +351,10 @@ class _Saved(Callback):
     """After each epoch: log it, keep the network if it is the best, and save the attempt."""
 
     def __init__(
-        self, state: Path, batches: Batches, facts: dict[str, Any], progress: _Progress
+        self, state: Path, batches: Batches, facts: dict[str, Any], progress: _Progress, seed: int
     ) -> None:
         self.state, self.batches, self.facts, self.progress = state, batches, facts, progress
+        self.seed = seed
         self.started = 0.0
 
     def state_dict(self) -> dict[str, Any]:
@@ -326,6 +366,8 @@ class _Saved(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.batches.epoch = trainer.current_epoch
+        # What an epoch draws (dropout) depends on no earlier one: a new attempt draws it too.
+        torch.manual_seed(self.seed * 1_000_003 + trainer.current_epoch)
         self.started = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -336,7 +378,7 @@ class _Saved(Callback):
             raise RunError(
                 f"the loss is {means['train/loss']} in epoch {trainer.current_epoch}",
                 where=self.state,
-                mend="lower optim.lr, or set trainer.precision=32",
+                mend="lower optim.lr, or set trainer.precision=fp32",
             )
         row = {
             "epoch": trainer.current_epoch,
@@ -399,7 +441,9 @@ def _precision(
     before = {k: v.clone() for k, v in network.state_dict().items()}
     in_layout(network.to(where), trainer["channels_last"])
     # In turn, and the best of each: what else the machine does meanwhile hits both alike.
-    rounds = [{name: _time_step(network, image, name) for name in ("32", "bf16")} for _ in range(5)]
+    rounds = [
+        {name: _time_step(network, image, name) for name in ("fp32", "bf16")} for _ in range(5)
+    ]
     seconds = {name: min(times[name] for times in rounds[1:]) for name in rounds[0]}
     network.zero_grad(set_to_none=True)
     network.to("cpu").load_state_dict(before)

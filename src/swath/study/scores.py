@@ -134,7 +134,7 @@ def score(
     return {
         **{
             name: {
-                "value": float(value),
+                "value": _number(value),
                 "low": _quantile(resampled[name], 0.025) if blocks > 1 else None,
                 "high": _quantile(resampled[name], 0.975) if blocks > 1 else None,
             }
@@ -154,9 +154,10 @@ def score(
     }
 
 
-def _quantile(values: Floats, share: float) -> float:
-    return float(np.nanquantile(values, share))
+def _quantile(values: Floats, share: float) -> float | None:
+    known = values[~np.isnan(values)]
+    return float(np.quantile(known, share)) if len(known) else None
 
 
-def _number(value: float) -> float | None:
+def _number(value: Any) -> float | None:
     return None if np.isnan(value) else float(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 
@@ -19,11 +20,14 @@ def propose(
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    chosen: Any = (
-        optuna.samplers.RandomSampler(seed=seed)
-        if sampler == "random"
-        else optuna.samplers.QMCSampler(qmc_type="sobol", scramble=True, seed=seed)
-    )
+    with warnings.catch_warnings():
+        # Optuna calls the interface of its Sobol sampler experimental; its version is pinned.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        chosen: Any = (
+            optuna.samplers.RandomSampler(seed=seed)
+            if sampler == "random"
+            else optuna.samplers.QMCSampler(qmc_type="sobol", scramble=True, seed=seed)
+        )
     study = optuna.create_study(sampler=chosen)
     proposed = []
     for _ in range(trials):

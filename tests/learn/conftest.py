@@ -1,0 +1,189 @@
+"""Tiny patch sets in memory, sections of a run, and a small scene on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import rasterio
+import torch
+from rasterio.transform import from_origin
+
+from swath import settings
+from swath.data.card import Card
+from swath.data.layouts import Scene, scene_folders
+from swath.data.patchset import Mapped, PatchSet
+from swath.learn.train import build
+
+CLASSES = ["Water", "Forest", "Pasture"]
+BANDS = ["red", "green", "blue", "nir"]
+
+
+@pytest.fixture
+def patch_set() -> Callable[..., PatchSet]:
+    """Makes a patch set whose classes are told by the brightness of a band each."""
+
+    def make(
+        count: int = 24,
+        side: int = 16,
+        *,
+        labels: str = "patch",
+        nodata: int | None = 0,
+        dtype: str = "uint16",
+        chunk: int = 10,
+        seed: int = 0,
+    ) -> PatchSet:
+        rng = np.random.default_rng(seed)
+        shape = (count, side, side) if labels == "pixel" else (count,)
+        label = (np.arange(np.prod(shape)) % len(CLASSES)).astype(np.uint8).reshape(shape)
+        if labels == "pixel":
+            label = np.kron(
+                rng.integers(0, len(CLASSES), (count, side // 4, side // 4)), np.ones((4, 4))
+            ).astype(np.uint8)
+        at = label if labels == "pixel" else label[:, None, None]
+        image = rng.normal(1000, 50, (count, len(BANDS), side, side))
+        for value in range(len(CLASSES)):
+            image[:, value] += 500 * (at == value)
+        image = image.astype(dtype)
+        places = pd.DataFrame(
+            {
+                "scene": 0,
+                "row": 0,
+                "col": np.arange(count) * side,
+                "easting": 500_000.0 + np.arange(count) * side * 10,
+                "northing": 5_000_000.0,
+                "epsg": 32632,
+                "name": [f"p{n}" for n in range(count)],
+            }
+        )
+        facts = {
+            "labels": labels,
+            "nodata": nodata,
+            "bands": BANDS,
+            "classes": CLASSES,
+            "gsd_m": 10.0,
+            "size_px": side,
+        }
+
+        def mapped(array: np.ndarray) -> Mapped:
+            cut = range(0, count, chunk)
+            return Mapped(tuple(array[start : start + chunk] for start in cut), array.shape)
+
+        return PatchSet(mapped(image), mapped(label), places, facts)
+
+    return make
+
+
+@pytest.fixture
+def statistics() -> dict[str, Any]:
+    return {"mean": [1100.0, 1150.0, 1160.0, 1000.0], "std": [240.0, 250.0, 260.0, 50.0]}
+
+
+@pytest.fixture
+def sections() -> Callable[..., dict[str, Any]]:
+    """Makes the complete sections of a run, quick and repeatable."""
+
+    def make(
+        model: str = "perceptron", task: str = "segmentation", **changed: Any
+    ) -> dict[str, Any]:
+        given: dict[str, dict[str, Any]] = {
+            "model": {"name": model},
+            "task": {"name": task},
+            "optim": {"name": "adamw", "lr": 0.01},
+            "trainer": {"epochs": 4, "batch_size": 8, "device": "cpu", "precision": "fp32"},
+        }
+        for key, value in changed.items():
+            section, _, rest = key.partition("__")
+            given[section][rest] = value
+        return {name: settings.check(name, values) for name, values in given.items()}
+
+    return make
+
+
+# ---- a scene of two GSDs with a border of no-data ---------------------------------------------
+
+HEIGHT, WIDTH = 168, 200
+
+
+@pytest.fixture(scope="session")
+def card() -> Card:
+    return Card.model_validate(
+        {
+            "name": "tiny",
+            "title": "Tiny",
+            "licence": "none",
+            "citation": "none",
+            "synthetic": True,
+            "layout": {"name": "scene_folders"},
+            "bands": [{"name": n, "wavelength_nm": 500.0, "gsd_m": 10.0} for n in BANDS],
+            "rgb": BANDS[:3],
+            "scale": 10_000.0,
+            "nodata": 0,
+            "classes": {"Water": "#1f4fd8", "Forest": "#1b7837", "Pasture": "#66c2a5"},
+            "labels": "pixel",
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def scene(tmp_path_factory: pytest.TempPathFactory, card: Card) -> Scene:
+    """168 x 200 px at 10 m, its last band at 20 m; the lower left corner is outside the swath."""
+    folder = tmp_path_factory.mktemp("dataset") / "scene_a"
+    folder.mkdir()
+    rng = np.random.default_rng(3)
+    fine = rng.integers(600, 1800, (3, HEIGHT // 4, WIDTH // 4)).repeat(4, 1).repeat(4, 2)
+    fine = (fine + rng.integers(0, 100, fine.shape)).astype(np.uint16)
+    coarse = rng.integers(900, 1100, (1, HEIGHT // 2, WIDTH // 2)).astype(np.uint16)
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH] // 2
+    outside = rows[::2, ::2] - columns[::2, ::2] > 40
+    coarse[:, outside] = 0
+    fine[:, outside.repeat(2, 0).repeat(2, 1)] = 0
+    for name, pixels, gsd_m, bands in (
+        ("scene_a_10m.tif", fine, 10.0, BANDS[:3]),
+        ("scene_a_20m.tif", coarse, 20.0, BANDS[3:]),
+    ):
+        with rasterio.open(
+            folder / name,
+            "w",
+            driver="GTiff",
+            dtype="uint16",
+            count=len(pixels),
+            height=pixels.shape[1],
+            width=pixels.shape[2],
+            crs="EPSG:32633",
+            transform=from_origin(399_960.0, 5_300_040.0, gsd_m, gsd_m),
+            nodata=0,
+        ) as file:
+            file.write(pixels)
+            file.descriptions = bands
+    return scene_folders(folder.parent, card, images=["*_10m.tif", "*_20m.tif"]).opened[0]
+
+
+@pytest.fixture
+def save_model(tmp_path: Path, statistics: dict[str, Any]) -> Callable[..., Path]:
+    """Writes an untrained network as a run leaves its best one."""
+
+    def save(name: str = "perceptron", *, precision: str = "fp32", **given: Any) -> Path:
+        torch.manual_seed(1)
+        model = settings.check("model", {"name": name, **given})
+        facts = {
+            "model": model,
+            "task": {"name": "segmentation"},
+            "classes": CLASSES,
+            "bands": BANDS,
+            "nodata": 0,
+            "statistics": statistics,
+            "precision": precision,
+            "channels_last": True,
+        }
+        network = build(model, len(BANDS), len(CLASSES))
+        path = tmp_path / f"{name}.ckpt"
+        torch.save({"weights": network.state_dict(), "facts": json.dumps(facts)}, path)
+        return path
+
+    return save

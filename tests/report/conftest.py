@@ -1,0 +1,408 @@
+"""A small experiment folder, written file by file as the stages would, for both tasks."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import rasterio
+import xarray as xr
+from rasterio.transform import from_origin
+from scipy.ndimage import gaussian_filter
+from sklearn.metrics import cohen_kappa_score
+
+from swath.report.page import write_report
+
+CLASSES = ("Water", "Forest", "Pasture", "Residential")
+COLOURS = ("#4477aa", "#228833", "#ccbb44", "#ee6677")
+SPLITS = ("blocks", "random")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How large the generated experiment is; the defaults are the tests' tiny one."""
+
+    side_px: int = 16
+    rows: int = 5
+    columns: int = 4
+    scenes: int = 2
+    classes: tuple[str, ...] = CLASSES
+    colours: tuple[str, ...] = COLOURS
+    epochs: int = 5
+
+
+def _landscape(shape: Shape, rng: np.random.Generator) -> np.ndarray:
+    """Class of each pixel of a scene: the largest of smooth random fields."""
+    size = (len(shape.classes), shape.rows * shape.side_px, shape.columns * shape.side_px)
+    fields = gaussian_filter(rng.normal(size=size), (0, shape.side_px / 2, shape.side_px / 2))
+    return fields.argmax(axis=0).astype(np.uint8)
+
+
+def _image(truth: np.ndarray, classes: int, rng: np.random.Generator) -> np.ndarray:
+    """(band, y, x) reflectances × 10⁴ whose spectra follow the classes."""
+    spectra = rng.uniform(300, 2600, size=(classes, 4))
+    noise = gaussian_filter(rng.normal(size=(4, *truth.shape)), (0, 1, 1)) * 700
+    return np.clip(spectra[truth].transpose(2, 0, 1) + noise, 1, 9999).astype(np.uint16)
+
+
+def _raster(path: Path, bands: np.ndarray, scene: int, colours: tuple[str, ...] = ()) -> None:
+    bands = bands[None] if bands.ndim == 2 else bands
+    path.parent.mkdir(parents=True, exist_ok=True)
+    profile: dict[str, Any] = {
+        "driver": "GTiff",
+        "count": bands.shape[0],
+        "height": bands.shape[1],
+        "width": bands.shape[2],
+        "dtype": bands.dtype,
+        "crs": f"EPSG:{32632 + scene % 2}",
+        "transform": from_origin(500_000 + 90_000 * scene, 5_300_000, 10, 10),
+        "nodata": 255 if bands.dtype == np.uint8 else 0,
+    }
+    with rasterio.open(path, "w", **profile) as raster:
+        raster.write(bands)
+        if colours:
+            rgb = [tuple(int(c[i : i + 2], 16) for i in (1, 3, 5)) for c in colours]
+            raster.write_colormap(1, dict(enumerate(rgb)))
+
+
+def _write(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
+
+
+def _patches(folder: Path, shape: Shape, segmentation: bool, seed: int) -> xr.Dataset:
+    rng = np.random.default_rng(seed)
+    images, labels, rows = [], [], []
+    for scene in range(shape.scenes):
+        truth = _landscape(shape, rng)
+        image = _image(truth, len(shape.classes), np.random.default_rng(seed + 1))
+        _raster(folder / "scenes" / f"s{scene}_image.tif", image, scene)
+        _raster(folder / "scenes" / f"s{scene}_truth.tif", truth, scene)
+        for row in range(0, truth.shape[0], shape.side_px):
+            for column in range(0, truth.shape[1], shape.side_px):
+                window = np.s_[..., row : row + shape.side_px, column : column + shape.side_px]
+                images.append(image[window])
+                labels.append(truth[window])
+                rows.append((scene, row, column))
+    scene, row, column = np.array(rows).T
+    label = np.array(labels)
+    if not segmentation:
+        label = np.array([np.bincount(one.ravel()).argmax() for one in label], dtype=np.uint8)
+        scene = np.arange(len(rows))  # a set of single patches: each is a scene of its own
+    patch = xr.Dataset(
+        {
+            "image": (("patch", "band", "y", "x"), np.array(images)),
+            "label": (("patch", "y", "x")[: label.ndim], label),
+        },
+        coords={
+            "scene": ("patch", scene),
+            "row": ("patch", row),
+            "col": ("patch", column),
+            "easting": ("patch", 500_000.0 + 90_000 * np.array(rows)[:, 0] + column * 10),
+            "northing": ("patch", 5_300_000.0 - row * 10),
+            "epsg": ("patch", 32632 + scene % 2),
+            "lon": ("patch", rng.uniform(-9, 25, len(rows)) if not segmentation else 9 + row * 0.0),
+            "lat": (
+                "patch",
+                rng.uniform(38, 60, len(rows)) if not segmentation else 47 + row * 0.0,
+            ),
+            "name": ("patch", np.array([f"patch-{i}" for i in range(len(rows))], dtype=object)),
+            "band": ("band", np.array(["B02", "B03", "B04", "B08"], dtype=object)),
+            "wavelength_nm": ("band", [490, 560, 665, 842]),
+        },
+        attrs={
+            "dataset": "fields",
+            "title": "Fields, a made-up landscape",
+            "synthetic": True,
+            "classes": list(shape.classes),
+            "colours": list(shape.colours),
+            "gsd_m": 10.0,
+            "size_px": shape.side_px,
+            "scale": 10_000,
+            "rgb": [2, 1, 0],
+            "task": "segmentation" if segmentation else "classification",
+            "nodata": None,
+            "scenes": [f"s{i}" for i in range(int(scene.max()) + 1)],
+        },
+    )
+    store = folder / "patches" / "set.zarr"
+    patch.to_zarr(store, zarr_format=3, consolidated=False)
+    _write(folder / "patches" / "manifest.json", {"version": "c0ffee" * 10, "files": {}})
+    return patch
+
+
+def _scores(truth: np.ndarray, predicted: np.ndarray, shape: Shape, **facts: Any) -> dict[str, Any]:
+    known = range(len(shape.classes))
+    confusion = np.array(
+        [[int(((truth == t) & (predicted == p)).sum()) for p in known] for t in known]
+    )
+    right, of_truth, of_predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+    recall = right / np.maximum(of_truth, 1)
+    precision = right / np.maximum(of_predicted, 1)
+    f1 = 2 * right / np.maximum(of_truth + of_predicted, 1)
+    iou = right / np.maximum(of_truth + of_predicted - right, 1)
+    value = {
+        "overall_accuracy": right.sum() / confusion.sum(),
+        "average_accuracy": recall.mean(),
+        "kappa": cohen_kappa_score(truth.ravel(), predicted.ravel()),
+        "macro_f1": f1.mean(),
+        "miou": iou.mean(),
+    }
+    measures = {
+        name: {"value": float(v), "low": max(float(v) - 0.04, 0), "high": min(float(v) + 0.03, 1)}
+        for name, v in value.items()
+    }
+    return {
+        **facts,
+        "part": "test",
+        "patches": len(truth),
+        "pixels": int(truth.size) if truth.ndim > 1 else None,
+        "classes": list(shape.classes),
+        **measures,
+        "per_class": [
+            {
+                "class": name,
+                "support": int(of_truth[i]),
+                "precision": float(precision[i]) if of_predicted[i] else None,
+                "recall": float(recall[i]),
+                "f1": float(f1[i]),
+                "iou": float(iou[i]),
+            }
+            for i, name in enumerate(shape.classes)
+        ],
+        "confusion": confusion.tolist(),
+        "bootstrap": {"draws": 1000, "blocks": 12, "block_m": 5000.0},
+    }
+
+
+def _noisy(truth: np.ndarray, wrong: float, classes: int, rng: np.random.Generator) -> np.ndarray:
+    """Predictions of which about the share `wrong` is another class, in blobs."""
+    field = rng.normal(size=truth.shape)
+    if truth.ndim > 1:
+        field = gaussian_filter(field, (*(0,) * (truth.ndim - 2), 2, 2))
+    errs = field < np.quantile(field, wrong)
+    return np.where(errs, (truth + 1 + (field < field.mean() * 1.2)) % classes, truth).astype("u1")
+
+
+def _split(folder: Path, shape: Shape, patches: xr.Dataset, name: str, seed: int) -> pd.Series:
+    rng, count = np.random.default_rng(seed), patches.sizes["patch"]
+    if name == "random":
+        order = rng.permutation(count)
+    else:
+        order = np.lexsort((patches["row"].values, patches["col"].values))
+    part = np.array(["train"] * count, dtype=object)
+    part[order[int(count * 0.5) : int(count * 0.55)]] = "unused"
+    part[order[int(count * 0.55) : int(count * 0.7)]] = "val"
+    part[order[int(count * 0.7) :]] = "test"
+    table = pd.DataFrame({"patch": np.arange(count), "fold": 0, "part": part})
+    target = folder / "splits" / name
+    target.mkdir(parents=True)
+    table.to_parquet(target / "split.parquet")
+    leaky, (n, each) = name == "random", (count, len(shape.classes))
+    audit = {
+        "split": name,
+        "scheme": name,
+        "passed": not leaky,
+        "stamped": leaky,
+        "overlap_m2": 51_200.0 if leaky else 0.0,
+        "overlapping_pairs": 312 if leaky else 0,
+        "least_distance_m": 0.0 if leaky else 640.0,
+        "buffer_m": 320.0,
+        "parts": {
+            name: {
+                "patches": int((part == name).sum()),
+                "classes": {c: int((part == name).sum()) // each for c in shape.classes},
+            }
+            for name in ("train", "val", "test", "unused")
+        },
+        "problems": [f"patches 3 (train) and 7 (test) of {n} overlap by 800 m²"] if leaky else [],
+    }
+    _write(target / "audit.json", audit)
+    _write(target / "statistics.json", {"mean": [1.0] * 4, "std": [1.0] * 4, "patches": 20})
+    return pd.Series(part)
+
+
+def _run(
+    folder: Path, shape: Shape, patches: xr.Dataset, split: str, part: pd.Series, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    test = np.flatnonzero(part == "test")
+    truth, classes = patches["label"].values[test], len(shape.classes)
+    predicted = _noisy(truth, 0.08 if split == "random" else 0.2, classes, rng)
+    run = folder / "runs" / f"{split}-fold0-seed{seed}"
+    facts = {"split": split, "fold": 0, "seed": seed}
+    epoch = np.arange(shape.epochs)
+    decay = np.exp(-epoch / shape.epochs * 3)
+    run.mkdir(parents=True)
+    pd.DataFrame(
+        {
+            "epoch": epoch,
+            "train/loss": 1.4 * decay + 0.1 + rng.normal(0, 0.02, shape.epochs),
+            "val/loss": 1.2 * decay + 0.35 + rng.normal(0, 0.05, shape.epochs),
+            "val/accuracy": 0.84 - 0.5 * decay + rng.normal(0, 0.01, shape.epochs),
+            "lr": 0.001 * (1 + np.cos(np.pi * epoch / shape.epochs)) / 2,
+            "seconds": 2.5,
+            "images_per_s": 1500.0,
+        }
+    ).to_parquet(run / "metrics.parquet")
+    np.savez(
+        run / "predictions.npz",
+        patch=test,
+        predicted=predicted,
+        confidence=rng.uniform(0.4, 1, predicted.shape).astype(np.float16),
+    )
+    _write(run / "scores.json", _scores(truth, predicted, shape, **facts))
+    more = {
+        "run_id": "5e1f0c3a9d",
+        "model": "resnet8",
+        "parameters": 78_042,
+        "epochs": shape.epochs,
+        "best_epoch": shape.epochs - 1,
+        "seconds": 71.2,
+        "device": "cpu",
+        "precision": "bf16-mixed",
+        "attempts": 1,
+        "data_version": "c0ffee" * 10,
+        "code": "ab12cd34ef",
+    }
+    _write(run / "run.json", {**facts, **more})
+    (run / "best.ckpt").write_bytes(b"")
+    _maps(folder, shape, run.name, patches, rng)
+    guess = _noisy(truth, 0.3, classes, rng)
+    baseline = folder / "baselines" / f"{split}-fold0"
+    _write(baseline / "baseline.json", {"name": "random forest on band statistics", "seconds": 3.2})
+    _write(baseline / "scores.json", _scores(truth, guess, shape, **facts))
+
+
+def _maps(
+    folder: Path, shape: Shape, run: str, patches: xr.Dataset, rng: np.random.Generator
+) -> None:
+    target, scenes = folder / "maps" / run, []
+    for scene in range(shape.scenes if patches["label"].ndim > 1 else 0):
+        with rasterio.open(folder / "scenes" / f"s{scene}_truth.tif") as raster:
+            truth = raster.read(1)
+        mapped = _noisy(truth, 0.15, len(shape.classes), rng)
+        sure = (gaussian_filter(rng.normal(size=truth.shape), 3) * 200 + 75).clip(0, 100)
+        _raster(target / f"s{scene}_classes.tif", mapped, scene, shape.colours)
+        _raster(target / f"s{scene}_confidence.tif", sure.astype(np.uint8), scene)
+        scenes.append(
+            {
+                "scene": f"s{scene}",
+                "classes": f"s{scene}_classes.tif",
+                "confidence": f"s{scene}_confidence.tif",
+                "truth": str(folder / "scenes" / f"s{scene}_truth.tif"),
+                "image": [str(folder / "scenes" / f"s{scene}_image.tif")],
+            }
+        )
+    _write(target / "maps.json", {"scenes": scenes})
+
+
+def _study(folder: Path, seed: int) -> None:
+    rng, trials = np.random.default_rng(seed), []
+    for number in range(9):
+        reached = 3 if number in (4,) else 2 if number in (1, 4, 7) else 1
+        score = rng.uniform(0.45, 0.6) + 0.12 * (reached - 1)
+        rungs = [
+            {
+                "rung": r,
+                "epochs": 2 * 3**r,
+                "score": round(score + 0.1 * r + rng.uniform(0, 0.03), 4),
+                "seconds": 4.0 * 3**r,
+                "run_id": f"{number:x}{r}",
+            }
+            for r in range(reached)
+        ]
+        failed = number == 8
+        trials.append(
+            {
+                "number": number,
+                "params": {
+                    "optim.lr": float(f"{10 ** rng.uniform(-4, -1.5):.3g}"),
+                    "model.width": int(rng.choice([8, 16, 32])),
+                },
+                "rungs": [] if failed else rungs,
+                "state": "failed" if failed else "complete" if reached == 3 else "stopped",
+                "reason": "the loss was not finite" if failed else None,
+            }
+        )
+    _write(
+        folder / "study" / "trials.json",
+        {"objective": "val/accuracy", "direction": "maximize", "trials": trials, "best": 4},
+    )
+
+
+def write_experiment(
+    folder: Path,
+    *,
+    segmentation: bool,
+    shape: Shape = Shape(),
+    splits: tuple[str, ...] = SPLITS,
+    study: bool = True,
+    seed: int = 0,
+) -> Path:
+    """Write all files of an experiment below `folder` and give the folder back."""
+    patches = _patches(folder, shape, segmentation, seed)
+    for number, name in enumerate(splits):
+        part = _split(folder, shape, patches, name, seed)
+        _run(folder, shape, patches, name, part, seed + number)
+    if study:
+        _study(folder, seed)
+    _write(folder / "config" / "optim.yaml", "name: adamw\nlr: 0.001\nweight_decay: 0.05\n")
+    _write(folder / "config" / "model.yaml", "name: resnet8\nwidth: 16\n")
+    _write(folder / "config" / "data.yaml", "name: fields\nnote: '<b>not bold</b>'\n")
+    head = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
+    for rule, seconds, memory in (("patches", 1.91, "412.3"), ("train", 71.2, "1322.9")):
+        for split in splits:
+            row = f"{seconds}\t0:01:11\t{memory}\t1\t1\t1\t0\t0\t180.0\t{seconds * 1.8}\n"
+            _write(folder / "benchmarks" / f"{rule}-{split}-fold0.tsv", head + row)
+    _write(folder / "benchmarks" / "split.tsv", head + "0.4\t0:00:00\t-\t-\t-\t-\t-\t-\t0.0\t0.3\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def segmentation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An experiment of whole scenes, where each pixel has a label."""
+    return write_experiment(tmp_path_factory.mktemp("seg") / "fields-unet", segmentation=True)
+
+
+@pytest.fixture(scope="session")
+def classification(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An experiment of single patches, each with one label, over several zones."""
+    return write_experiment(tmp_path_factory.mktemp("cls") / "fields-resnet", segmentation=False)
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """The report of an experiment folder, written once."""
+    folder = tmp_path_factory.mktemp("reports")
+
+    def write(experiment: Path) -> Path:
+        out = folder / f"{experiment.name}.html"
+        if not out.exists():
+            write_report(experiment, out, project=experiment)
+        return out
+
+    return write
+
+
+@pytest.fixture
+def lean(tmp_path: Path) -> Path:
+    """An experiment of one split that has only what every experiment has."""
+    folder = write_experiment(tmp_path / "lean", segmentation=True, splits=("blocks",), study=False)
+    for name in ("baselines", "maps", "benchmarks"):
+        shutil.rmtree(folder / name)
+    return folder
+
+
+@pytest.fixture(params=["segmentation", "classification"])
+def experiment(request: pytest.FixtureRequest) -> Path:
+    """Both experiments, one after the other."""
+    folder: Path = request.getfixturevalue(request.param)
+    return folder

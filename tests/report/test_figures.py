@@ -1,0 +1,92 @@
+"""Every registered figure is drawn for both tasks, whatever it is called."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from swath import registry
+from swath.report import figures, page
+from swath.study.results import read_experiment
+
+FIGURES = sorted(registry.entries("figure"))
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figure_is_drawn_or_has_nothing_to_show(name: str, experiment: Path) -> None:
+    results = read_experiment(experiment)
+    draw = registry.load("figure", name)
+    for subject, _, _ in page._subjects(draw, results):
+        panels = draw(results, *subject)
+        assert all(isinstance(panel, Figure) for panel in panels)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figure_has_a_title_a_caption_and_a_section(name: str) -> None:
+    draw = registry.load("figure", name)
+    title, _, caption = inspect.cleandoc(draw.__doc__ or "").partition("\n\n")
+    assert title.endswith(".") and "\n" not in title
+    assert caption.endswith(".")
+    assert draw.section in page.SECTIONS  # type: ignore[attr-defined]
+
+
+def test_every_figure_is_drawn_for_one_task_at_least(
+    segmentation: Path, classification: Path
+) -> None:
+    drawn = {
+        figure.name
+        for folder in (segmentation, classification)
+        for each in page.drawn_figures(read_experiment(folder)).values()
+        for figure in each
+    }
+    assert drawn == set(FIGURES)
+
+
+def test_figures_are_numbered_in_the_order_of_the_page(segmentation: Path) -> None:
+    drawn = page.drawn_figures(read_experiment(segmentation))
+    numbers = [figure.number for each in drawn.values() for figure in each]
+    assert list(drawn) == [name for name in page.SECTIONS if name in drawn]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_errors_are_strong_only_where_tested() -> None:
+    truth = np.array([[0, 0, 1, 255]], dtype=np.uint8)
+    predicted = np.array([[0, 1, 0, 0]], dtype=np.uint8)
+    tested = np.array([[True, True, False, True]])
+    right, wrong, untested, unlabelled = figures._errors(truth, predicted, tested)[0]
+    assert wrong[3] > untested[3] > unlabelled[3] == 0
+    assert tuple(wrong[:3]) == tuple(untested[:3]) != tuple(right[:3])
+
+
+def test_tested_pixels_are_those_of_the_test_patches(segmentation: Path) -> None:
+    results = read_experiment(segmentation)
+    split = results.splits[0]
+    scene = split.runs[0].maps[0]
+    tested = figures._tested(results, scene, (80, 64), (80, 64))
+    chosen = (split.parts(0) == "test").to_numpy() & (results.patches["scene"].values == 0)
+    assert tested.sum() == chosen.sum() * 16 * 16
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "text"),
+    [
+        (9999, 9999, "9999"),
+        (9322, 57_000, "9.3k"),
+        (57_000, 57_000, "57k"),
+        (1_240_000, 2_000_000, "1.2M"),
+        (12, 2_000_000, "12"),
+    ],
+)
+def test_counts_are_short(count: int, most: int, text: str) -> None:
+    assert figures._short(count, most) == text
+
+
+@pytest.mark.parametrize(
+    ("length", "bar"), [(2500, 2000), (999, 500), (100, 100), (13_000, 10_000)]
+)
+def test_scale_bar_has_a_round_length(length: float, bar: float) -> None:
+    assert figures._round_length(length) == bar

@@ -1,0 +1,190 @@
+"""The page: its words and numbers, its stamps, and that it needs nothing from outside."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from swath.errors import SwathError
+from swath.report.page import duration, percent, points, write_report
+from swath.study.results import Measure, class_scores, pooled, read_experiment
+
+Read = Callable[[Path], str]
+
+
+@pytest.fixture
+def read(written: Callable[[Path], Path]) -> Read:
+    return lambda folder: written(folder).read_text(encoding="utf-8")
+
+
+def report(folder: Path, out: Path) -> str:
+    write_report(folder, out, project=folder)
+    return out.read_text(encoding="utf-8")
+
+
+def text_of(page: str) -> str:
+    """What a reader reads, without drawings and style."""
+    page = re.sub(r"<(svg|style)\b.*?</\1>", " ", page, flags=re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
+
+
+def test_scores_stand_with_interval_and_baseline(experiment: Path, read: Read) -> None:
+    text = text_of(read(experiment))
+    for split in read_experiment(experiment).splits:
+        assert split.scores and split.baseline
+        accuracy = split.scores.measures["overall_accuracy"]
+        baseline = split.baseline.measures["overall_accuracy"]
+        assert f"{100 * accuracy.value:.1f} % overall accuracy" in text
+        assert f"95 % CI {100 * accuracy.low:.1f}–{100 * accuracy.high:.1f} %" in text
+        assert f"Baseline {100 * baseline.value:.1f} %" in text
+        assert f"{points(accuracy.value - baseline.value)} points" in text
+
+
+def test_leaky_split_is_stamped_wherever_it_shows(experiment: Path, read: Read) -> None:
+    page = read(experiment)
+    figures = re.findall(r"<figure.*?</figure>", page, flags=re.DOTALL)
+    of_random = [figure for figure in figures if "split random" in text_of(figure)]
+    of_blocks = [figure for figure in figures if "split blocks)" in text_of(figure)]
+    assert len(of_random) >= 5 and len(of_blocks) >= 5
+    assert all("LEAKS split random: 312 pairs overlap" in text_of(f) for f in of_random)
+    assert not any("LEAKS" in text_of(figure) for figure in of_blocks)
+    tables = re.findall(r'<div class="tabled.*?</table>.*?</div>\s*(?:<p.*?</p>)?', page, re.DOTALL)
+    for table in tables:
+        assert ("random" in text_of(table)) <= ("LEAKS" in text_of(table))
+
+
+def test_sentence_compares_the_leaky_split_with_the_clean_one(
+    segmentation: Path, read: Read
+) -> None:
+    text = text_of(read(segmentation))
+    found = re.search(
+        r"Judged by the split random, which leaks \(312 pairs overlap\), the model looks "
+        r"(\S+) points better .* than on blocks, whose audit passed",
+        text,
+    )
+    clean, leaky = (
+        split.scores.measures["overall_accuracy"].value
+        for split in read_experiment(segmentation).splits
+        if split.scores
+    )
+    assert found and found.group(1) == f"{100 * (leaky - clean):.1f}"
+
+
+def test_synthetic_data_are_named_in_the_head_and_at_each_figure(
+    experiment: Path, read: Read
+) -> None:
+    page = read(experiment)
+    assert "SYNTHETIC DATA" in text_of(page.split("<main>")[0])
+    figures = re.findall(r"<figure.*?</figure>", page, flags=re.DOTALL)
+    assert figures and all("SYNTHETIC DATA" in figure for figure in figures)
+
+
+def test_page_needs_nothing_from_outside(experiment: Path, read: Read) -> None:
+    page = read(experiment)
+    sources = re.findall(r'(?:src|href)\s*=\s*"([^"]*)"', page) + re.findall(
+        r"url\(([^)]*)\)", page
+    )
+    assert sources and all(source.startswith(("#", "data:")) for source in sources)
+    assert "<script" not in page and "@import" not in page
+    assert len(page) < 2_000_000
+
+
+def test_same_results_give_the_same_bytes(segmentation: Path, tmp_path: Path) -> None:
+    once = report(segmentation, tmp_path / "once.html")
+    assert report(segmentation, tmp_path / "twice.html") == once
+
+
+def test_winner_is_ready_to_paste(segmentation: Path, read: Read) -> None:
+    best = json.loads((segmentation / "study" / "trials.json").read_text())["trials"][4]["params"]
+    text = text_of(read(segmentation))
+    assert (
+        f'snakemake --config experiment=fields-unet set="optim.lr={best["optim.lr"]} '
+        f'model.width={best["model.width"]}"'
+    ) in text
+
+
+def test_provenance_stands_at_the_end(segmentation: Path, read: Read) -> None:
+    page = read(segmentation)
+    text = text_of(page)
+    assert "c0ffee" * 10 in text and "not under version control" in text
+    assert "train 2 2 min 22 s 4 min 16 s 1,323 MB" in text
+    assert "&lt;b&gt;not bold&lt;/b&gt;" in page  # what a user wrote is shown, never run
+
+
+def test_optional_parts_leave_their_sections_out(lean: Path, tmp_path: Path) -> None:
+    page = report(lean, tmp_path / "report.html")
+    for name in ("splits", "study", "prediction"):
+        assert f'<section id="{name}">' not in page
+    assert "Baseline" not in text_of(page) and "LEAKS" not in text_of(page)
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        "patches/set.zarr",
+        "patches/manifest.json",
+        "splits/blocks",
+        "splits/blocks/split.parquet",
+        "runs",
+        "runs/blocks-fold0-seed0/scores.json",
+        "runs/blocks-fold0-seed0/metrics.parquet",
+        "runs/blocks-fold0-seed0/predictions.npz",
+    ],
+)
+def test_missing_file_is_named_in_one_line(
+    missing: str, classification: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "broken"
+    shutil.copytree(classification, folder)
+    target = folder / missing
+    shutil.rmtree(target) if target.is_dir() else target.unlink()
+    with pytest.raises(SwathError) as caught:
+        write_report(folder, tmp_path / "report.html", project=tmp_path)
+    assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_several_runs_are_pooled(segmentation: Path) -> None:
+    one = read_experiment(segmentation).splits[0].runs[0].scores
+    both = pooled([one, one])
+    np.testing.assert_array_equal(both.confusion, 2 * one.confusion)
+    assert both.interval == "range of 2 runs"
+    value = one.measures["kappa"].value
+    assert both.measures["kappa"] == Measure(value, value, value)
+
+
+def test_class_scores_agree_with_what_the_run_reported(segmentation: Path) -> None:
+    scores = read_experiment(segmentation).splits[0].runs[0].scores
+    found = class_scores(scores.confusion, scores.classes)
+    np.testing.assert_allclose(found, scores.per_class[found.columns])
+
+
+def test_leak_without_overlap_names_the_distance(classification: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "near"
+    shutil.copytree(classification, folder)
+    audit = folder / "splits" / "random" / "audit.json"
+    stored = json.loads(audit.read_text())
+    stored |= {"overlapping_pairs": 0, "overlap_m2": 0.0, "least_distance_m": 40.0}
+    audit.write_text(json.dumps(stored))
+    text = text_of(report(folder, tmp_path / "report.html"))
+    assert "LEAKS least distance 40 m < 320 m buffer" in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.42, "0.4 s"), (42.4, "42 s"), (71.2, "1 min 11 s"), (7260, "2 h 01 min")],
+)
+def test_durations_are_short(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_numbers_have_one_decimal_and_a_true_minus() -> None:
+    assert percent(0.8725) == "87.2" and percent(float("nan")) == "–"
+    assert points(-0.0123) == "−1.2" and points(0.1) == "+10.0"

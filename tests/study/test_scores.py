@@ -1,0 +1,172 @@
+"""Scores against figures computed by hand, and against scikit-learn."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn import metrics
+
+from swath.study.scores import block_numbers, confusions, per_class, score, summary
+
+FIGURES = ("overall_accuracy", "average_accuracy", "kappa", "macro_f1", "miou")
+
+
+def places(count: int, *, step_m: float = 640.0, epsg: int = 32632) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "easting": 500_000.0 + np.arange(count) * step_m,
+            "northing": 5_000_000.0,
+            "epsg": epsg,
+        }
+    )
+
+
+def scored(truth, predicted, classes, where=None, *, block_m=10_000.0, draws=300, seed=0):
+    names = [f"c{k}" for k in range(classes)]
+    where = places(len(truth)) if where is None else where
+    by_patch = confusions(truth, predicted, classes)
+    return score(by_patch, where, names, block_m=block_m, draws=draws, seed=seed)
+
+
+def test_a_confusion_worked_out_by_hand() -> None:
+    # truth \ said    0   1
+    #           0    40  10        n = 100, right = 75
+    #           1    15  35        chance = (50·55 + 50·45) / 100² = 0.5
+    confusion = np.array([[40, 10], [15, 35]])
+    whole = {name: float(value) for name, value in summary(confusion).items()}
+    assert whole["overall_accuracy"] == pytest.approx(0.75)
+    assert whole["average_accuracy"] == pytest.approx((40 / 50 + 35 / 50) / 2)
+    assert whole["kappa"] == pytest.approx(0.5)
+    f1 = 80 / 105, 70 / 95
+    assert whole["macro_f1"] == pytest.approx(sum(f1) / 2)
+    assert whole["miou"] == pytest.approx((40 / 65 + 35 / 60) / 2)
+    by_class = per_class(confusion)
+    assert by_class["precision"] == pytest.approx([40 / 55, 35 / 45])
+    assert by_class["recall"] == pytest.approx([0.8, 0.7])
+    assert by_class["f1"] == pytest.approx(f1)
+    assert by_class["iou"] == pytest.approx([40 / 65, 35 / 60])
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("shape", [(400,), (12, 8, 8)])
+def test_the_figures_of_scikit_learn(seed, shape) -> None:
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, 5, shape).astype(np.uint8)
+    predicted = np.where(rng.random(shape) < 0.6, truth, rng.integers(0, 5, shape)).astype(np.uint8)
+    got = scored(truth, predicted, 5, draws=10)
+    t, p = truth.ravel(), predicted.ravel()
+    np.testing.assert_array_equal(got["confusion"], metrics.confusion_matrix(t, p))
+    assert got["overall_accuracy"]["value"] == pytest.approx(metrics.accuracy_score(t, p))
+    assert got["average_accuracy"]["value"] == pytest.approx(metrics.balanced_accuracy_score(t, p))
+    assert got["kappa"]["value"] == pytest.approx(metrics.cohen_kappa_score(t, p))
+    assert got["macro_f1"]["value"] == pytest.approx(metrics.f1_score(t, p, average="macro"))
+    assert got["miou"]["value"] == pytest.approx(metrics.jaccard_score(t, p, average="macro"))
+    found = metrics.precision_recall_fscore_support(t, p)
+    for name, values in zip(("precision", "recall", "f1", "support"), found, strict=True):
+        assert [row[name] for row in got["per_class"]] == pytest.approx(list(values)), name
+
+
+def test_confusions_are_by_patch_with_truth_in_rows() -> None:
+    truth = np.array([[0, 0, 1], [2, 2, 255]], np.uint8)
+    predicted = np.array([[0, 1, 1], [0, 2, 1]], np.uint8)
+    got = confusions(truth, predicted, 3)
+    assert got.shape == (2, 3, 3)
+    np.testing.assert_array_equal(got[0], [[1, 1, 0], [0, 1, 0], [0, 0, 0]])
+    np.testing.assert_array_equal(got[1], [[0, 0, 0], [0, 0, 0], [1, 0, 1]])
+
+
+def test_unlabelled_pixels_count_for_nothing() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 3, (6, 10)).astype(np.uint8)
+    predicted = rng.integers(0, 3, (6, 10)).astype(np.uint8)
+    hidden = truth.copy()
+    hidden[:, 5:] = 255
+    assert (
+        scored(hidden, predicted, 3)["confusion"]
+        == scored(truth[:, :5], predicted[:, :5], 3)["confusion"]
+    )
+
+
+def test_a_class_that_does_not_occur_has_no_figures_and_weighs_nothing() -> None:
+    truth, predicted = np.array([0, 0, 1, 1], np.uint8), np.array([0, 1, 1, 1], np.uint8)
+    got, without = scored(truth, predicted, 3), scored(truth, predicted, 2)
+    absent = got["per_class"][2]
+    assert absent["support"] == 0
+    assert [absent[figure] for figure in ("precision", "recall", "f1", "iou")] == [None] * 4
+    for figure in FIGURES:
+        assert got[figure]["value"] == pytest.approx(without[figure]["value"])
+
+
+def test_a_class_that_is_only_predicted_counts_against_f1_and_iou() -> None:
+    truth, predicted = np.array([0, 0, 0, 0], np.uint8), np.array([0, 0, 0, 1], np.uint8)
+    got = scored(truth, predicted, 2)
+    assert got["per_class"][1]["recall"] is None
+    assert got["per_class"][1]["precision"] == 0 and got["per_class"][1]["iou"] == 0
+    assert got["average_accuracy"]["value"] == pytest.approx(0.75)
+    assert got["miou"]["value"] == pytest.approx(0.375)
+
+
+def test_a_figure_that_cannot_be_computed_is_null_and_not_nan() -> None:
+    """JSON has no NaN: whoever reads scores.json strictly would refuse the file."""
+    truth = np.zeros(8, np.uint8)
+    got = scored(truth, truth, 2, block_m=640.0)
+    assert got["overall_accuracy"]["value"] == 1
+    json.dumps(got, allow_nan=False)
+    assert got["kappa"]["value"] is None
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_the_interval_contains_the_value(figure) -> None:
+    rng = np.random.default_rng(1)
+    truth = rng.integers(0, 4, 600).astype(np.uint8)
+    predicted = np.where(rng.random(600) < 0.7, truth, rng.integers(0, 4, 600)).astype(np.uint8)
+    got = scored(truth, predicted, 4, block_m=6400.0)[figure]
+    assert got["low"] <= got["value"] <= got["high"]
+    assert got["low"] < got["high"]
+
+
+def test_fewer_blocks_give_a_wider_interval() -> None:
+    rng = np.random.default_rng(2)
+    # Neighbours are right or wrong together, in runs of twenty.
+    truth = np.zeros(400, np.uint8) + (np.arange(400) % 2).astype(np.uint8)
+    wrong = (rng.random(20) < 0.4).repeat(20)
+    predicted = np.where(wrong, 1 - truth, truth).astype(np.uint8)
+    widths = []
+    for block_m in (640.0, 12_800.0):
+        got = scored(truth, predicted, 2, block_m=block_m)
+        widths.append(got["overall_accuracy"]["high"] - got["overall_accuracy"]["low"])
+    assert widths[1] > 1.5 * widths[0]
+
+
+def test_one_block_has_no_interval() -> None:
+    truth = np.array([0, 1, 0, 1], np.uint8)
+    got = scored(truth, truth[::-1].copy(), 2, block_m=1e6)
+    assert got["bootstrap"]["blocks"] == 1
+    for figure in FIGURES:
+        assert got[figure]["low"] is None and got[figure]["high"] is None
+
+
+def test_a_seed_gives_the_same_interval() -> None:
+    rng = np.random.default_rng(3)
+    truth, predicted = rng.integers(0, 3, (2, 100)).astype(np.uint8)
+    assert scored(truth, predicted, 3) == scored(truth, predicted, 3)
+
+
+def test_blocks_are_squares_of_the_ground_in_each_crs() -> None:
+    where = pd.DataFrame(
+        {
+            "easting": [0.0, 999.0, 1000.0, 0.0, 0.0],
+            "northing": [0.0, 999.0, 0.0, -1.0, 0.0],
+            "epsg": [32632, 32632, 32632, 32632, 32633],
+        }
+    )
+    numbers = block_numbers(where, 1000.0)
+    assert numbers[0] == numbers[1]
+    assert len(set(numbers.tolist())) == 4
+
+
+def test_patches_without_a_place_are_a_block_each() -> None:
+    assert block_numbers(places(5, epsg=0), 1000.0).tolist() == [0, 1, 2, 3, 4]

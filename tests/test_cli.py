@@ -1,0 +1,321 @@
+"""The command line: every verb says what it reads and writes, and every mistake is one line."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import click
+import pytest
+import typer
+import yaml
+
+from swath import cli
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RULES = REPOSITORY / "workflow" / "rules"
+SWATH = Path(sys.executable).with_name("swath")
+VERBS: dict[str, click.Command] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+# Verbs that no rule runs, and why.
+BY_HAND = {"plan": "the workflow composes its experiments itself"}
+
+
+def swath(
+    *words: object, cwd: Path, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [SWATH, *map(str, words)],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
+        capture_output=True,
+        text=True,
+    )
+
+
+def one_line(done: subprocess.CompletedProcess[str], *words: str) -> str:
+    """The one line on stderr that says `error: …`, after what was told before; exit code 2."""
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    errors = [line for line in done.stderr.splitlines() if "error:" in line]
+    assert len(errors) == 1, done.stderr
+    assert done.stderr.splitlines()[-1] == errors[0], done.stderr
+    for word in words:
+        assert word in errors[0], errors[0]
+    return errors[0]
+
+
+# ---- help -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_says_what_it_reads_and_writes(verb: str) -> None:
+    text = VERBS[verb].help or ""
+    assert "Reads:" in text and "Writes:" in text
+    assert len(text.splitlines()[0]) < 100
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_option_has_a_help(verb: str) -> None:
+    for parameter in VERBS[verb].params:
+        assert getattr(parameter, "help", None), f"{verb} {parameter.name}"
+
+
+def test_help_is_had_without_importing_what_is_heavy(tmp_path: Path) -> None:
+    script = (
+        "import sys; from swath import cli\n"
+        "try: cli.app(['train', '--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = 'torch pytorch_lightning xarray pandas hydra sklearn'.split()\n"
+        "print('heavy:', *(name for name in heavy if name in sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert "Reads:" in done.stdout and "Writes:" in done.stdout
+    assert done.stdout.splitlines()[-1].strip() == "heavy:"
+
+
+def verbs_of_rules() -> dict[str, str]:
+    """Each rule of the workflow that runs something -> the verb that its shell line calls."""
+    found = {}
+    for file in [*sorted(RULES.glob("*.smk")), REPOSITORY / "workflow" / "Snakefile"]:
+        for block in re.split(r"^(?=rule |use rule )", file.read_text(), flags=re.M):
+            if named := re.match(r"rule (\w+):", block):
+                shell = re.search(r'"swath\b(.*)', block)
+                assert bool(shell) == ("shell:" in block), named[1]
+                if shell:  # the verb comes after the options of every verb
+                    found[named[1]] = re.sub(r"--log \S+ ", "", shell[1]).split()[0]
+    return found
+
+
+def test_rules_and_verbs_agree() -> None:
+    rules = verbs_of_rules()
+    assert rules == {name: name for name in rules}
+    assert set(rules) == set(VERBS) - set(BY_HAND)
+
+
+def test_rules_leave_the_work_to_the_verbs() -> None:
+    for file in RULES.glob("*.smk"):
+        assert not re.search(r"^\s+(run|script|notebook):", file.read_text(), re.M), file.name
+
+
+# ---- mistakes ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny drawn dataset, its patch set and its split, made by the verbs."""
+    folder = tmp_path_factory.mktemp("prepared")
+    for words in (
+        ["plan", "--conf", REPOSITORY / "conf", "embedded", "sweep=none", "model=perceptron",
+         "data.drawing.scenes=1", "data.drawing.size_px=256", "patches.size_px=32",
+         "split.blocks.size_m=320", "trainer.epochs=1", "trainer.precision=fp32",
+         "trainer.device=cpu", "split.allow_leaks=true"],
+        ["fetch", *CONFIG, "--out", "data/embedded", "--state", "state/f"],
+        ["patches", *CONFIG, "--data", "data/embedded", "--out", STORE],
+        SPLIT,
+    ):  # fmt: skip
+        done = swath(*words, cwd=folder)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+RUN = "results/embedded/runs/r"
+CONFIG = ["--config", "results/embedded/config"]
+MANIFEST = "results/embedded/patches/manifest.json"
+STORE = "results/embedded/patches/set.zarr"
+PATCHES = ["--patches", MANIFEST]
+SPLIT = ["split", *CONFIG, *PATCHES, "--name", "blocks", "--out", "results/embedded/splits/blocks"]
+PART = ["--split", "results/embedded/splits/blocks", "--fold", "0"]
+TRAIN = ["train", *CONFIG, *PATCHES, *PART, "--seed", "0", "--code", "c", "--state", "state/runs",
+         "--out", RUN]  # fmt: skip
+
+
+@pytest.fixture
+def folder(prepared: Path, tmp_path: Path) -> Path:
+    """A copy of the prepared folder, to be spoilt."""
+    return Path(shutil.copytree(prepared, tmp_path / "work"))
+
+
+def replaced(words: Sequence[str], old: str, new: object) -> list[str]:
+    assert old in words
+    return [str(new) if word == old else word for word in words]
+
+
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        (["plan", "embeded"], ("embeded", "did you mean 'embedded'?")),
+        (["plan", "embedded", "optim.lrr=1"], ("optim.lrr", "did you mean 'optim.lr'?")),
+        (["fetch", "--config", "nowhere", "--out", "d", "--state", "s"], ("nowhere/data.yaml",)),
+        (replaced(SPLIT, MANIFEST, "absent.json"), ("absent.json",)),
+        (replaced(SPLIT, "blocks", "blox"), ("blox", "did you mean 'blocks'?")),
+        (replaced(TRAIN, "results/embedded/splits/blocks", "absent"), ("absent",)),
+        (replaced(TRAIN, "0", "7"), ("fold 7", "runs.folds")),
+        (["predict", *PATCHES, *PART, "--model", "absent.ckpt", "--out", "p.npz"],
+         ("absent.ckpt",)),
+        (["evaluate", *CONFIG, *PATCHES, "--predictions", "absent.npz", "--split", "blocks",
+          "--fold", "0", "--seed", "0", "--out", "s.json"], ("absent.npz",)),
+        (["best", "--proposal", "absent.json", "--result", "gone.json", "--out", "t.json"],
+         (".json",)),
+        (["report", "--experiment", "nowhere", "--out", "r.html"], ("nowhere",)),
+    ],
+    ids=lambda x: x[0] if isinstance(x, list) else "",
+)  # fmt: skip
+def test_what_is_not_there_is_one_line(
+    prepared: Path, words: list[str], expected: tuple[str, ...]
+) -> None:
+    if words[0] == "plan":
+        words = [*words, "--conf", str(REPOSITORY / "conf")]
+    one_line(swath(*words, cwd=prepared), *expected)
+
+
+@pytest.mark.parametrize(
+    "file, words",
+    [
+        ("results/embedded/patches/manifest.json", SPLIT),
+        ("results/embedded/splits/blocks/split.parquet", TRAIN),
+        ("results/embedded/splits/blocks/statistics.json", TRAIN),
+        ("results/embedded/config/split.yaml", SPLIT),
+        ("data/embedded/manifest.json",
+         ["patches", *CONFIG, "--data", "data/embedded", "--out", "p/set.zarr"]),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)  # fmt: skip
+def test_a_file_that_was_cut_off_is_one_line(folder: Path, file: str, words: list[str]) -> None:
+    path = folder / file
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
+    one_line(swath(*words, cwd=folder), path.stem)
+
+
+@pytest.mark.parametrize("damage", ["changed", "cut off", "absent"])
+def test_a_patch_set_that_was_tampered_with_is_refused(folder: Path, damage: str) -> None:
+    chunk = next((folder / "results/embedded/patches/set.zarr/image/c").rglob("0"))
+    chunk = next(p for p in sorted(chunk.parent.rglob("*")) if p.is_file())
+    if damage == "changed":
+        with chunk.open("r+b") as file:
+            file.seek(1000)
+            file.write(b"\xff\xff")
+    elif damage == "cut off":
+        os.truncate(chunk, 1000)
+    else:
+        chunk.unlink()
+    words = replaced(SPLIT, "results/embedded/splits/blocks", "again")
+    one_line(swath(*words, cwd=folder), "set.zarr", "run its stage again")
+    assert not (folder / "again").exists()
+
+
+def test_a_scene_that_was_changed_after_it_was_fetched_is_refused(folder: Path) -> None:
+    image = next((folder / "data/embedded").rglob("*_10m.tif"))
+    os.truncate(image, image.stat().st_size - 10)
+    done = swath("patches", *CONFIG, "--data", "data/embedded", "--out", "p/set.zarr", cwd=folder)
+    one_line(done, image.name)
+    assert not (folder / "p/set.zarr").exists()
+
+
+def test_debug_shows_the_traceback_and_the_line(prepared: Path) -> None:
+    words = ["plan", "embeded", "--conf", REPOSITORY / "conf"]
+    done = swath("--debug", *words, cwd=prepared)
+    assert done.returncode == 2
+    assert "Traceback (most recent call last)" in done.stderr and "ConfigError" in done.stderr
+    assert "did you mean 'embedded'?" in done.stderr.splitlines()[-1]
+
+
+def test_the_log_file_holds_the_error_too(prepared: Path, tmp_path: Path) -> None:
+    swath(
+        "--log", tmp_path / "a/log", "plan", "embeded", "--conf", REPOSITORY / "conf", cwd=prepared
+    )
+    assert "did you mean 'embedded'?" in (tmp_path / "a/log").read_text()
+
+
+def test_a_gpu_that_is_not_there_is_one_line(folder: Path) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    section = folder / "results/embedded/config/trainer.yaml"
+    section.write_text(yaml.safe_dump(yaml.safe_load(section.read_text()) | {"device": "gpu"}))
+    one_line(swath(*TRAIN, cwd=folder), "trainer.device=gpu", "no GPU", "trainer.device=auto")
+
+
+# ---- a full disk ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Mounts a disk of so many KiB; needs root."""
+    disk = tmp_path / "disk"
+
+    def mount(kib: int) -> Path:
+        disk.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "none", str(disk)]
+        if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("no right to mount a small disk")
+        return disk
+
+    yield mount
+    if disk.is_mount():
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+FULL = "the disk is full"
+
+
+def left(disk: Path) -> list[str]:
+    return [str(p.relative_to(disk)) for p in sorted(disk.rglob("*")) if p.is_file()]
+
+
+def test_fetch_on_a_full_disk(prepared: Path, small_disk: Callable[[int], Path]) -> None:
+    disk = small_disk(256)
+    done = swath("fetch", *CONFIG, "--out", disk / "data", "--state", disk / "state", cwd=prepared)
+    one_line(done, FULL)
+    assert not (disk / "data").exists()
+
+
+def test_patches_on_a_full_disk(prepared: Path, small_disk: Callable[[int], Path]) -> None:
+    disk = small_disk(256)
+    done = swath(
+        "patches", *CONFIG, "--data", "data/embedded", "--out", disk / "set.zarr", cwd=prepared
+    )
+    one_line(done, FULL)
+    assert not (disk / "set.zarr").exists() and not (disk / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("kib", [0, 4])
+def test_split_on_a_full_disk(prepared: Path, small_disk: Callable[[int], Path], kib: int) -> None:
+    disk = small_disk(4 + kib)
+    (disk / "filled").write_bytes(b"0" * 4096)
+    done = swath(*replaced(SPLIT, "results/embedded/splits/blocks", disk), cwd=prepared)
+    one_line(done, FULL)
+    assert "audit.json" not in left(disk)
+    assert not [name for name in left(disk) if ".part" in name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where, kib", [("state/runs", 0), ("state/runs", 8), (RUN, 0)])
+def test_train_on_a_full_disk(
+    folder: Path, small_disk: Callable[[int], Path], where: str, kib: int
+) -> None:
+    disk = small_disk(4 + kib)
+    (disk / "filled").write_bytes(b"0" * 4096)
+    one_line(swath(*replaced(TRAIN, where, disk), cwd=folder), FULL)
+    assert not [name for name in left(disk) if ".part" in name]
+
+
+@pytest.mark.slow
+def test_map_on_a_full_disk(folder: Path, small_disk: Callable[[int], Path]) -> None:
+    assert swath(*TRAIN, cwd=folder).returncode == 0
+    disk = small_disk(32)
+    model = f"{RUN}/best.ckpt"
+    words = ["map", *CONFIG, "--data", "data/embedded", "--model", model, "--out", disk]
+    one_line(swath(*words, cwd=folder), FULL)
+    assert left(disk) == []
+    predictions = ["predict", *PATCHES, *PART, "--model", model, "--out", disk / "p.npz"]
+    (disk / "filled").write_bytes(b"0" * 28 * 1024)
+    one_line(swath(*predictions, cwd=folder), FULL)
+    assert left(disk) == ["filled"]

@@ -1,0 +1,64 @@
+"""Every experiment, pruned to a minute, runs end to end by the real Snakemake to its report."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from swath import plan
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PRUNED = {
+    "embedded": (
+        "data.drawing.scenes=2 data.drawing.size_px=256 split.blocks.size_m=640 patches.size_px=32 "
+        "trainer.epochs=1 trainer.precision=bf16 model.width=4 sweep.trials=2 sweep.epochs=1"
+    ),
+    "eurosat": "patches.fraction=0.02 trainer.epochs=1 trainer.precision=bf16 model.width=8",
+    "eurosat_small": (
+        "split=stratified patches.fraction=0.02 "
+        "trainer.epochs=1 trainer.precision=bf16 model.width=8"
+    ),
+}
+# Whose data are not drawn, and have to be at hand.
+REAL = ("eurosat", "eurosat_small")
+
+
+def test_every_experiment_has_its_pruned_form() -> None:
+    assert sorted(PRUNED) == plan.names(REPOSITORY / "conf")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PRUNED)
+def test_it_runs_to_its_report(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
+    env["OMP_NUM_THREADS"] = "1"
+    if name in REAL:
+        env["SWATH_MIRROR"] = str(request.getfixturevalue("real_data"))
+    done = subprocess.run(
+        [
+            Path(sys.executable).with_name("snakemake"),
+            "--snakefile", REPOSITORY / "workflow/Snakefile",
+            "--workflow-profile", REPOSITORY / "workflow/profiles/default",
+            "--directory", tmp_path,
+            "--config", f"experiment={name}", f"set={PRUNED[name]}",
+        ],
+        cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=500,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = tmp_path / "results" / name
+    assert f"results/{name}/report.html" in done.stdout + done.stderr
+    assert "</html>" in (results / "report.html").read_text()
+    experiment = plan.compose(REPOSITORY / "conf", name, PRUNED[name])
+    for run in experiment.runs:
+        scores = json.loads((results / "runs" / run.name / "scores.json").read_text())
+        assert 0 <= scores["overall_accuracy"]["value"] <= 1
+        assert (results / "runs" / run.name / "best.ckpt").is_file()
+        assert (results / "baselines" / f"{run.split}-fold{run.fold}" / "scores.json").is_file()
+    assert (results / "study/trials.json").is_file() == experiment.has_study
+    assert (results / "maps").is_dir() == experiment.has_scenes
+    assert not [p for p in tmp_path.rglob("*") if ".part" in p.name]
