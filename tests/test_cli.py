@@ -22,7 +22,10 @@ RULES = REPOSITORY / "workflow" / "rules"
 SWATH = Path(sys.executable).with_name("swath")
 VERBS: dict[str, click.Command] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
 # Verbs that no rule runs, and why.
-BY_HAND = {"plan": "the workflow composes its experiments itself"}
+BY_HAND = {
+    "plan": "the workflow composes its experiments itself",
+    "show": "prints what is there",
+}
 
 
 def swath(

@@ -513,6 +513,24 @@ def report(
     log.info("the report is %s", out)
 
 
+@app.command()
+def show(
+    experiment: Annotated[Path, typer.Argument(help="Folder results/EXPERIMENT.")],
+) -> None:
+    """Print the tables of a finished experiment as Markdown.
+
+    Reads: everything below results/EXPERIMENT. Writes: nothing; prints.
+    Example: swath show results/eurosat
+    """
+    from swath.report.tables import as_markdown, page_tables
+    from swath.study.results import read_experiment
+
+    tables = page_tables(read_experiment(experiment, project=Path.cwd()), code="")
+    shown = [table for section in tables.values() for table in section if table.of_data]
+    costs = [table for table in tables["making"] if table.caption.startswith("Time")]
+    print("\n\n".join(as_markdown(table) for table in [*shown, *costs]))
+
+
 # ---- what several verbs read and write ------------------------------------------------------
 
 

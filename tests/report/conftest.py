@@ -52,6 +52,9 @@ def _image(truth: np.ndarray, classes: int, rng: np.random.Generator) -> np.ndar
     return np.clip(spectra[truth].transpose(2, 0, 1) + noise, 1, 9999).astype(np.uint16)
 
 
+BANDS = ("B02", "B03", "B04", "B08")
+
+
 def _raster(path: Path, bands: np.ndarray, scene: int, colours: tuple[str, ...] = ()) -> None:
     bands = bands[None] if bands.ndim == 2 else bands
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,6 +70,8 @@ def _raster(path: Path, bands: np.ndarray, scene: int, colours: tuple[str, ...] 
     }
     with rasterio.open(path, "w", **profile) as raster:
         raster.write(bands)
+        if len(bands) == len(BANDS):
+            raster.descriptions = BANDS
         if colours:
             rgb = [tuple(int(c[i : i + 2], 16) for i in (1, 3, 5)) for c in colours]
             raster.write_colormap(1, dict(enumerate(rgb)))
@@ -114,7 +119,7 @@ def _patches(folder: Path, shape: Shape, segmentation: bool, seed: int) -> xr.Da
                 rng.uniform(38, 60, len(rows)) if not segmentation else 47 + row * 0.0,
             ),
             "name": ("patch", np.array([f"patch-{i}" for i in range(len(rows))], dtype=object)),
-            "band": ("band", np.array(["B02", "B03", "B04", "B08"], dtype=object)),
+            "band": ("band", np.array(BANDS, dtype=object)),
             "wavelength_nm": ("band", [490, 560, 665, 842]),
         },
         attrs={

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from swath.errors import SwathError
-from swath.report.page import duration, percent, points, write_report
+from swath.report.page import write_report
+from swath.report.tables import duration, percent, points
 from swath.study.results import Measure, class_scores, pooled, read_experiment
 
 Read = Callable[[Path], str]

@@ -33,8 +33,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from rasterio.enums import Resampling
 
+from swath.data.card import UNLABELLED
 from swath.registry import registered
-from swath.study.results import IGNORED, Experiment, SceneMap, Scores, Split, Study
+from swath.study.results import Experiment, SceneMap, Scores, Split, Study
 
 Panels = list[Figure]
 Draw = TypeVar("Draw", bound=Callable[..., Panels])
@@ -182,7 +183,7 @@ def curves(results: Experiment, split: Split) -> Panels:
     rate, rate_axes = _panel(WIDTH, 2.3)
     thin = 1.0 if len(split.runs) == 1 else 0.65
     for first, run in enumerate(split.runs):
-        epoch = run.metrics["epoch"]
+        epoch = run.metrics["epoch"] + 1  # counted from one, as people do
         label = {} if first else {"train": "train", "val": "validation"}
         lines = (
             (loss_axes, "train/loss", MUTED, label.get("train")),
@@ -204,7 +205,7 @@ def curves(results: Experiment, split: Split) -> Panels:
         best = run.facts.get("best_epoch")
         if best is not None and len(split.runs) == 1:
             for axes in (loss_axes, accuracy_axes):
-                axes.axvline(best, color=MUTED, linewidth=0.9, linestyle=":")
+                axes.axvline(best + 1, color=MUTED, linewidth=0.9, linestyle=":")
     loss_axes.legend(loc="upper right", bbox_to_anchor=(0.94, 1), labelcolor=INK)
     titles = {loss_axes: "Loss", accuracy_axes: "Accuracy, %", rate_axes: "Learning rate"}
     for axes, title in titles.items():
@@ -424,7 +425,7 @@ def examples_segmented(results: Experiment, split: Split) -> Panels:
         return []
     stored = split.runs[0].predictions()
     truth = results.patches["label"].isel(patch=stored["patch"]).values
-    labelled = truth != IGNORED
+    labelled = truth != UNLABELLED
     right = ((truth == stored["predicted"]) & labelled).sum((1, 2)) / labelled.sum((1, 2)).clip(1)
     ranked = np.argsort(right, kind="stable")
     chosen = ranked[np.unique(np.linspace(0, len(ranked) - 1, 9).round().astype(int))]
@@ -432,7 +433,7 @@ def examples_segmented(results: Experiment, split: Split) -> Panels:
     panels = []
     for image, index in zip(images, chosen, strict=True):
         figure = Figure(figsize=(WIDTH, 1.42))
-        guess = np.where(labelled[index], stored["predicted"][index], IGNORED)
+        guess = np.where(labelled[index], stored["predicted"][index], UNLABELLED)
         shown = (
             ("image", image),
             ("truth", _painted(results, truth[index])),
@@ -458,7 +459,7 @@ def _predictions(results: Experiment, split: Split) -> pd.DataFrame:
             "confidence": stored["confidence"].astype(np.float32),
         }
     )
-    return table[table["truth"] != IGNORED]
+    return table[table["truth"] != UNLABELLED]
 
 
 def _pictures(results: Experiment, chosen: pd.DataFrame) -> Panels:
@@ -579,15 +580,13 @@ def _raster_of(
 
 
 def _scene_colour(results: Experiment, scene: SceneMap, shape: tuple[int, ...]) -> np.ndarray:
-    """The scene in true colour (y, x, 3); its files hold the bands in the set's order."""
-    bands = []
+    """The scene in true colour (y, x, 3); its bands are found by their descriptions."""
+    found: dict[str, tuple[Path, int]] = {}
     for path in scene.images:
         with rasterio.open(path) as raster:
-            bands += [(path, band) for band in raster.indexes]
-    wanted = [int(index) for index in results.patches.attrs["rgb"]]
-    if max(wanted) >= len(bands):
-        wanted = list(range(3)) if len(bands) >= 3 else [0, 0, 0]
-    chosen = [bands[index] for index in wanted]
+            found |= {name: (path, band) for band, name in enumerate(raster.descriptions, start=1)}
+    names = [str(name) for name in results.patches["band"].to_numpy()]
+    chosen = [found[names[index]] for index in results.patches.attrs["rgb"]]
     image = np.stack([_raster_of(path, shape, band, smooth=True)[0] for path, band in chosen])
     return _stretched(image[None].astype(np.float32), results.patches.attrs.get("nodata"))[0]
 
@@ -615,7 +614,7 @@ def _tested(
 
 def _errors(truth: np.ndarray, predicted: np.ndarray, tested: np.ndarray) -> np.ndarray:
     """Wrong pixels in red, right ones in grey, paler outside of the tested ones (y, x, 4)."""
-    known = (truth != IGNORED) & (predicted != IGNORED)
+    known = (truth != UNLABELLED) & (predicted != UNLABELLED)
     wrong = known & (truth != predicted)
     picture = np.zeros((*truth.shape, 4), dtype=np.uint8)
     for where, colour, alpha in (
@@ -630,7 +629,7 @@ def _errors(truth: np.ndarray, predicted: np.ndarray, tested: np.ndarray) -> np.
 
 def _confidence(percent: np.ndarray) -> np.ndarray:
     picture = colormaps["cividis"](percent / 100, bytes=True)
-    picture[percent == IGNORED] = 0
+    picture[percent == UNLABELLED] = 0
     return np.asarray(picture)
 
 

@@ -21,10 +21,9 @@ import yaml
 
 from swath.errors import DataError
 from swath.files import read_json
+from swath.study.scores import per_class
 
 MEASURES = ("overall_accuracy", "average_accuracy", "kappa", "macro_f1", "miou")
-IGNORED = 255
-"""the label of a pixel or patch that has none"""
 _MEND = "run the stage that writes it, then the report again"
 
 
@@ -295,16 +294,7 @@ def pooled(scores: Sequence[Scores]) -> Scores:
 
 def class_scores(confusion: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
     """Support, precision, recall, F1 and IoU of each class from counts (truth, predicted)."""
-    right = np.diag(confusion).astype(float)
-    truth, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        columns = {
-            "support": truth,
-            "precision": right / predicted,
-            "recall": right / truth,
-            "f1": 2 * right / (truth + predicted),
-            "iou": right / (truth + predicted - right),
-        }
+    columns = {"support": confusion.sum(axis=1).astype(float), **per_class(confusion)}
     return pd.DataFrame(columns, index=pd.Index(classes, name="class"))
 
 
