@@ -34,6 +34,10 @@ TIMEOUT_S = (10, 60)
 _BLOCK = 1 << 16
 
 
+class Unserved(DataError):
+    """A file that neither a mirror nor its public address gives."""
+
+
 def fetch(
     card: Card, folder: Path, *, state: Path, mirror: str | None, wait_s: float = WAIT_S
 ) -> dict[str, Any]:
@@ -60,11 +64,14 @@ def fetch(
         target = folder / file.name
         if target.is_file() and (proof := proven(file, target)):
             log.info("%s is here already, proven by %s", target, proof)
-        elif file.made_from and not _served(card.name, file, mirror):
-            proof = _make(card.name, file, file.made_from, target, state, mirror, wait_s)
         else:
-            proof = _bring_proven(card.name, file, state, mirror, wait_s)
-            _move(state / file.name, target)
+            try:
+                proof = _bring_proven(card.name, file, state, mirror, wait_s)
+                _move(state / file.name, target)
+            except Unserved:
+                if not file.made_from:
+                    raise
+                proof = _make(card.name, file, file.made_from, target, state, mirror, wait_s)
         proofs[file.name] = proof
     open_source(card, folder)  # counts and layout, before anything is built on them
     files = [f for f in files_below(folder) if f.name != "manifest.json"]
@@ -86,14 +93,6 @@ def _bring_proven(dataset: str, file: File, state: Path, mirror: str | None, wai
     return proof
 
 
-def _served(dataset: str, file: File, mirror: str | None) -> bool:
-    """Whether a file can be had as it is."""
-    if mirror and "://" in mirror:
-        answer = requests.head(_in_mirror(mirror, dataset, file), timeout=TIMEOUT_S)
-        return answer.ok
-    return bool(file.address or (mirror and (Path(mirror) / dataset / file.name).is_file()))
-
-
 def _make(
     dataset: str,
     file: File,
@@ -104,7 +103,7 @@ def _make(
     wait_s: float,
 ) -> str:
     """Make a table of places from the archive of its georeferenced twins."""
-    log.info("%s is in no mirror: it is read from %s", file.name, places.archive.name)
+    log.info("%s cannot be had: it is read from %s", file.name, places.archive.name)
     archive = state / places.archive.name
     if not (archive.is_file() and (proof := proven(places.archive, archive))):
         proof = _bring_proven(dataset, places.archive, state, mirror, wait_s)
@@ -183,8 +182,8 @@ def _bring(dataset: str, file: File, part: Path, mirror: str | None, wait_s: flo
             os.replace(own, part)
             return address
     if failures:
-        raise failures[-1]
-    raise DataError(
+        raise Unserved(failures[-1].what, where=failures[-1].where, mend=failures[-1].mend)
+    raise Unserved(
         f"{file.name} has no public address and is in no mirror",
         where=f"dataset {dataset}",
         mend=f"set SWATH_MIRROR to a folder or address that holds {dataset}/{file.name}",
