@@ -34,9 +34,9 @@ rule report:
         maps,
         study,
     output:
-        "results/{experiment}/report.html",
         "results/{experiment}/metrics.json",
         "results/{experiment}/curves.csv",
+        page="results/{experiment}/report.html",
     params:
         code=code("report"),
     log:
@@ -50,4 +50,4 @@ rule report:
         runtime=60,
     shell:
         "swath --log {log:q} report --experiment results/{wildcards.experiment:q}"
-        " --out {output[0]:q}"
+        " --out {output.page:q}"
