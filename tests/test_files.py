@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import subprocess
 import sys
 import zipfile
@@ -22,7 +21,6 @@ from swath.files import (
     write_json,
     write_manifest,
     write_text,
-    write_text_if_changed,
 )
 
 MEMBERS = {
@@ -88,17 +86,6 @@ def test_a_process_that_is_killed_while_it_writes_leaves_the_old_file(tmp_path: 
     done = subprocess.run([sys.executable, "-c", killed, str(target)], check=False)
     assert done.returncode == 9
     assert target.read_text() == "old"
-
-
-def test_text_is_written_only_where_it_changed(tmp_path: Path) -> None:
-    target = tmp_path / "config" / "optim.yaml"
-    assert write_text_if_changed(target, "lr: 0.1\n") is True
-    os.utime(target, ns=(10**18, 10**18))
-    assert write_text_if_changed(target, "lr: 0.1\n") is False
-    assert target.stat().st_mtime_ns == 10**18
-    assert write_text_if_changed(target, "lr: 0.2\n") is True
-    assert target.stat().st_mtime_ns != 10**18
-    assert target.read_text() == "lr: 0.2\n"
 
 
 def test_json_comes_back_and_what_is_none_is_named(tmp_path: Path) -> None:

@@ -68,14 +68,6 @@ def write_text(path: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8")
 
 
-def write_text_if_changed(path: Path, text: str) -> bool:
-    """Write `text` only where the file does not hold it already; says whether it did."""
-    if path.is_file() and path.read_text(encoding="utf-8") == text:
-        return False
-    write_text(path, text)
-    return True
-
-
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON, atomically."""
     write_text(path, json.dumps(value, indent=2) + "\n")

@@ -22,7 +22,7 @@ import yaml
 
 from swath import registry, settings
 from swath.errors import ConfigError, nearest
-from swath.files import write_text_if_changed
+from swath.files import write_text
 
 PACKAGE = Path(__file__).parent
 
@@ -182,13 +182,25 @@ def compose(conf: Path, name: str, overrides: str | Sequence[str] = ()) -> Exper
 
 def write_sections(experiment: Experiment, folder: Path) -> list[str]:
     """Write `<folder>/<section>.yaml` where its text changed; gives the sections that did."""
+    changed = unwritten(experiment, folder)
+    for section in changed:
+        write_text(folder / f"{section}.yaml", _text(experiment.sections[section]))
+    return changed
+
+
+def unwritten(experiment: Experiment, folder: Path) -> list[str]:
+    """The sections that `folder` does not hold as the experiment has them."""
+    files = {section: folder / f"{section}.yaml" for section in experiment.sections}
     return [
         section
-        for section, values in experiment.sections.items()
-        if write_text_if_changed(
-            folder / f"{section}.yaml", yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-        )
+        for section, file in files.items()
+        if not file.is_file()
+        or file.read_text(encoding="utf-8") != _text(experiment.sections[section])
     ]
+
+
+def _text(values: dict[str, Any]) -> str:
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
 def read_section(path: Path) -> dict[str, Any]:

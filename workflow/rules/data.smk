@@ -10,7 +10,7 @@ rule fetch:
     output:
         "data/{dataset}/manifest.json",
     params:
-        code=lambda w: plan.stage_code("fetch", DATASETS[w.dataset], LOCK),
+        code=lambda w: plan.stage_code("fetch", DATASETS[w.dataset], PINS),
         card=lambda w: plan.hash_of(DATASETS[w.dataset].sections["data"]),
         config=lambda w, input: Path(input.config).parent,
     log:

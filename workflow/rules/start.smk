@@ -11,7 +11,7 @@ from swath.errors import SwathError
 from swath.study import rungs
 
 ROOT = Path(workflow.basedir).parent
-LOCK = ROOT / "constraints.txt"
+PINS = ROOT / "constraints.txt"
 
 # The verbs of the environment that runs this workflow, wherever it was started from.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]))
@@ -23,11 +23,11 @@ def stop(line):
     sys.exit(2)
 
 
-def only_here():
-    """Refuse a second start while one runs; heal the lock of one that was killed.
+def lock():
+    """This folder's lock, or, where another workflow runs here, that one's process number.
 
-    The kernel frees this lock with its process, so whoever gets it runs alone, and a lock that
-    Snakemake left in the folder is a dead one's.
+    The kernel frees the lock with its process, so whoever gets it runs alone, and a lock that
+    Snakemake left in the folder is that of a killed one: it is taken away.
     """
     Path("state").mkdir(exist_ok=True)
     held = open("state/workflow.lock", "a+")
@@ -35,10 +35,7 @@ def only_here():
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         held.seek(0)
-        stop(
-            f"{Path.cwd()}: a workflow is running here already (process {held.read().strip()}); "
-            "wait for it, end it, or start in another folder with --directory"
-        )
+        return held.read().strip()
     held.truncate(0)
     held.write(str(os.getpid()))
     held.flush()
@@ -47,8 +44,28 @@ def only_here():
     return held
 
 
-if workflow.is_main_process and not workflow.output_settings.dryrun:
-    ALONE = only_here()
+def write_sections(experiments):
+    """Write the section files, unless a workflow that is running here reads others.
+
+    A run keeps the lock to its end. A dry run gives it back, and may look on beside a run as long as
+    it asks for the same.
+    """
+    held = lock()
+    folders = {name: Path("results") / name / "config" for name in experiments}
+    if isinstance(held, str):
+        changed = any(plan.unwritten(experiments[n], folders[n]) for n in experiments)
+        if changed or not workflow.output_settings.dryrun:
+            stop(
+                f"{Path.cwd()}: a workflow is running here already (process {held}); "
+                "wait for it, end it, or start in another folder with --directory"
+            )
+        return None
+    for name, experiment in experiments.items():
+        plan.write_sections(experiment, folders[name])
+    if workflow.output_settings.dryrun:
+        held.close()
+    return held
+
 
 # `--config experiment=a set="b=c"`; several names are divided by spaces or commas.
 NAMES = re.split(r"[\s,]+", str(config.get("experiment", "embedded")).strip())
@@ -59,10 +76,8 @@ try:
     EXPERIMENTS = {
         name: plan.compose(ROOT / "conf", name, str(config.get("set", ""))) for name in NAMES
     }
-    if workflow.is_main_process:
-        for name, experiment in EXPERIMENTS.items():
-            plan.write_sections(experiment, Path("results") / name / "config")
     DATASETS = plan.datasets(EXPERIMENTS.values())
+    LOCK_HELD = write_sections(EXPERIMENTS) if workflow.is_main_process else None
 except SwathError as wrong:
     stop(wrong)
 
@@ -84,7 +99,7 @@ def sections(stage):
 
 def code(stage):
     """The fingerprint of a stage's code, for `params:`."""
-    return lambda wildcards: plan.stage_code(stage, EXPERIMENTS[wildcards.experiment], LOCK)
+    return lambda wildcards: plan.stage_code(stage, EXPERIMENTS[wildcards.experiment], PINS)
 
 
 def of_runs(pattern, name):
