@@ -1,3 +1,1 @@
 """swath: from a satellite's swath to a trained model, a thematic map and a report."""
-
-__version__ = "0.1.0"

@@ -505,10 +505,7 @@ def report(
     and curves.csv.
     """
     from swath.report.page import write_report
-    from swath.report.tables import write_tables
-    from swath.study.results import read_experiment
 
-    write_tables(read_experiment(experiment), out.parent)
     write_report(experiment, out, project=Path.cwd())
     log.info("the report is %s", out)
 

@@ -43,7 +43,7 @@ STAGES = {
     "split": Stage(("split",), ("swath.split.schemes", "swath.split.audit", "swath.data.patchset")),
     "train": Stage(("model", "task", "optim", "trainer"), ("swath.learn.train",)),
     "baseline": Stage((), ("swath.learn.baseline",)),
-    "evaluate": Stage(("scores",), ("swath.study.scores",)),
+    "evaluate": Stage(("scores",), ("swath.study.scores", "swath.data.patchset")),
     "predict": Stage((), ("swath.learn.predict",)),
     "map": Stage(("data",), ("swath.learn.predict",)),
     "propose": Stage(("sweep",), ("swath.study.space",)),
@@ -52,7 +52,7 @@ STAGES = {
     ),
     "best": Stage(("sweep",), ("swath.study.rungs",)),
     "track": Stage(("tracking",), ("swath.report.tracking",)),
-    "report": Stage((), ("swath.report.page", "swath.report.tables")),
+    "report": Stage((), ("swath.report.page",)),
 }
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(/[A-Za-z0-9][A-Za-z0-9_-]*)*")
 

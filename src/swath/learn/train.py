@@ -199,9 +199,8 @@ def load(path: Path) -> tuple[nn.Module, dict[str, Any]]:
 
 def in_layout(network: nn.Module, channels_last: bool) -> nn.Module:
     """The network with its weights laid out as its batches are."""
-    for weight in (*network.parameters(), *network.buffers()):
-        if weight.ndim == 4 and channels_last:
-            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+    if channels_last:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network
 
 

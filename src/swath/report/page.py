@@ -36,6 +36,7 @@ from swath.report.tables import (
     page_tables,
     percent,
     points,
+    write_tables,
 )
 from swath.study.results import Experiment, Measure, Scores, Split, read_experiment
 
@@ -104,6 +105,8 @@ class Card:
 def write_report(experiment: Path, out: Path, *, project: Path) -> None:
     """Write the report of the results in `experiment` to `out`, one self-contained HTML file.
 
+    Its figures are written beside it as plain files (`swath.report.tables.write_tables`).
+
     Args:
         project: the repository, whose commit is named; paths of source rasters are relative to it.
 
@@ -111,6 +114,7 @@ def write_report(experiment: Path, out: Path, *, project: Path) -> None:
         DataError: a file that every experiment has is absent or damaged.
     """
     results = read_experiment(experiment, project=project)
+    write_tables(results, out.parent)
     write_text(out, page(results, code=code_version(project)))
 
 
