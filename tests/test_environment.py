@@ -15,6 +15,7 @@ CONDA_NAMES = {
     "matplotlib": "matplotlib-base",
     "snakemake": "snakemake-minimal",
     "torch": "pytorch",
+    "xxhash": "python-xxhash",
 }
 
 
@@ -26,7 +27,7 @@ def pins(lines: list[str], sign: str) -> dict[str, str]:
     """Package name -> exact version; a line that gives none fails here."""
     found = {}
     for line in lines:
-        match = re.fullmatch(rf"([A-Za-z0-9._-]+){sign}([A-Za-z0-9.]+)", line)
+        match = re.fullmatch(rf"([A-Za-z0-9._-]+)(?:\[[a-z]+\])?{sign}([A-Za-z0-9.]+)", line)
         assert match, f"not an exact pin: {line!r}"
         found[normalised(match[1])] = match[2]
     assert len(found) == len(lines), "a package is pinned twice"
