@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import os
+import re
 import threading
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +14,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import hypothesis
 import numpy as np
@@ -21,7 +24,6 @@ import rasterio
 import yaml
 from PIL import Image
 from rasterio.transform import from_origin
-from rasterio.warp import transform
 
 from swath.data.card import Card
 from swath.data.landscape import draw_scenes
@@ -65,6 +67,8 @@ class Answer:
     """The connection breaks after so many bytes of the body."""
     ranges: bool = True
     """Whether a Range request gets its part, or the whole file again."""
+    stall_s: float = 0.0
+    """Seconds of silence after the first `cut_at` bytes, before the connection breaks."""
     headers: dict[str, str] = field(default_factory=dict)
 
 
@@ -75,11 +79,18 @@ class Server:
     address: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
     """Path, with its slash -> content."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Path -> ETag, in quotes, of the files that have one; for others If-Range is ignored."""
     plan: list[Answer] = field(default_factory=list)
     """One answer a request, in turn; then `otherwise`."""
+    plans: dict[str, list[Answer]] = field(default_factory=dict)
+    """Path -> answers to its own requests, before `plan`: for files that are fetched at once."""
     otherwise: Answer = field(default_factory=Answer)
     asked: list[tuple[str, str | None]] = field(default_factory=list)
     """Path and Range header of each request so far."""
+    reply: Callable[[str, str, bytes], tuple[int, dict[str, str], bytes]] | None = None
+    """From method, path and body of a request to status, headers and body, for all that is no
+    file; answers of an API."""
 
     def at(self, path: str) -> str:
         """The address of a path."""
@@ -90,32 +101,60 @@ class Server:
 def server() -> Iterator[Server]:
     """A loopback HTTP server with programmable behaviour."""
     told = Server()
+    released = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             asked = self.headers.get("Range")
             told.asked.append((self.path, asked))
-            answer = told.plan.pop(0) if told.plan else told.otherwise
             body = told.files.get(self.path)
+            if body is None and told.reply:
+                self.reply(b"")
+                return
+            planned = told.plans.get(self.path) or told.plan
+            answer = planned.pop(0) if planned else told.otherwise
+            version = told.versions.get(self.path)
             if answer.status or body is None:
-                self.send_error(answer.status or 404)
+                self.send_response(answer.status or 404)
+                for name, value in answer.headers.items():
+                    self.send_header(name, value)
+                self.end_headers()
                 return
             start = 0
-            if asked and answer.ranges:
+            changed = version and self.headers.get("If-Range", version) != version
+            if asked and answer.ranges and not changed:
                 start = int(asked.removeprefix("bytes=").removesuffix("-"))
                 if start >= len(body):
-                    self.send_error(416)
+                    self.send_response(416)
+                    self.send_header("Content-Range", f"bytes */{len(body)}")
+                    self.end_headers()
                     return
                 self.send_response(206)
                 self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
             else:
                 self.send_response(200)
             self.send_header("Content-Length", str(len(body) - start))
-            for name, value in answer.headers.items():
+            for name, value in (({"ETag": version} if version else {}) | answer.headers).items():
                 self.send_header(name, value)
             self.end_headers()
             end = len(body) if answer.cut_at is None else start + answer.cut_at
             self.wfile.write(body[start:end])
+            if answer.stall_s:
+                self.wfile.flush()
+                released.wait(answer.stall_s)
+
+        def do_POST(self) -> None:
+            told.asked.append((self.path, None))
+            self.reply(self.rfile.read(int(self.headers["Content-Length"])))
+
+        def reply(self, asked: bytes) -> None:
+            assert told.reply
+            status, headers, body = told.reply(self.command, self.path, asked)
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
 
         def log_message(self, *_: Any) -> None:
             pass
@@ -125,6 +164,7 @@ def server() -> Iterator[Server]:
     thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield told
+    released.set()
     running.shutdown()
     running.server_close()
     thread.join()
@@ -134,6 +174,105 @@ def server() -> Iterator[Server]:
 def make_answer() -> type[Answer]:
     """The type of a planned answer."""
     return Answer
+
+
+@dataclass
+class Catalogue:
+    """A STAC API on the loopback: what it answers, and what it was asked."""
+
+    server: Server
+    pages: dict[str | None, dict[str, Any]] = field(default_factory=dict)
+    """Token of a page, None for the first -> the page."""
+    conforms: list[str] = field(
+        default_factory=lambda: ["core", "item-search", "item-search#query"]
+    )
+    trouble: list[tuple[int, dict[str, str], bytes]] = field(default_factory=list)
+    """Status, headers and body of answers to searches, before the pages."""
+    searches: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        """Its landing page."""
+        return self.server.at("/v1")
+
+    def replay(self, recordings: Path, name: str) -> None:
+        """Answer as a public API did: a recording of `stac_recordings.zip`, brought here."""
+        with zipfile.ZipFile(recordings / "stac" / "stac_recordings.zip") as opened:
+            text = opened.read(f"recordings/{name}.json").decode()
+        for public in (
+            "https://earth-search.aws.element84.com/v1",
+            "https://planetarycomputer.microsoft.com/api/stac/v1",
+        ):
+            text = text.replace(public, self.url)
+        text = re.sub('"(https|s3)://(?!127)', f'"{self.server.at("/")}', text)
+        for recorded in json.loads(text)["interactions"]:
+            if recorded["request"]["method"] == "POST":
+                token = self._token(recorded["request"]["body"])
+                self.pages[token] = recorded["response"]["json"]
+
+    def list(
+        self, *items: dict[str, Any], token: str | None = None, then: str | None = None
+    ) -> None:
+        """A page of items, and the token of the next."""
+        body = {"next": then}
+        link = {"rel": "next", "href": f"{self.url}/search", "method": "POST", "body": body}
+        self.pages[token] = {
+            "type": "FeatureCollection",
+            "features": list(items),
+            "links": [link] if then else [],
+        }
+
+    def item(self, name: str, cover: float | None = 10.0, **hrefs: str) -> dict[str, Any]:
+        """A scene as an API lists it, with assets of these addresses."""
+        return {
+            "type": "Feature",
+            "stac_version": "1.0.0",
+            "id": name,
+            "collection": "scenes",
+            "bbox": [7.0, 50.0, 8.0, 51.0],
+            "geometry": {"type": "Point", "coordinates": [7.5, 50.5]},
+            "properties": {"datetime": "2026-07-01T10:30:00Z", "proj:epsg": 32632}
+            | ({} if cover is None else {"eo:cloud_cover": cover}),
+            "links": [{"rel": "self", "href": f"{self.url}/collections/scenes/items/{name}"}],
+            "assets": {key: {"href": href, "type": "image/tiff"} for key, href in hrefs.items()},
+        }
+
+    def answer(self, method: str, path: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        """What the server replies with."""
+        if path.startswith("/v1/search"):
+            asked = json.loads(body) if method == "POST" else dict(parse_qsl(urlsplit(path).query))
+            self.searches.append(asked)
+            if self.trouble:
+                return self.trouble.pop(0)
+            page = self.pages.get(self._token(asked), {"type": "FeatureCollection", "features": []})
+            return 200, {"Content-Type": "application/geo+json"}, json.dumps(page).encode()
+        if path.rstrip("/") == "/v1":
+            landing = {
+                "type": "Catalog",
+                "id": "loopback",
+                "description": "replayed",
+                "stac_version": "1.0.0",
+                "conformsTo": [f"https://api.stacspec.org/v1.0.0/{what}" for what in self.conforms],
+                "links": [
+                    {"rel": "root", "href": self.url},
+                    {"rel": "search", "href": f"{self.url}/search", "method": "GET"},
+                    {"rel": "search", "href": f"{self.url}/search", "method": "POST"},
+                ],
+            }
+            return 200, {}, json.dumps(landing).encode()
+        return 404, {}, b"no such page"
+
+    @staticmethod
+    def _token(asked: dict[str, Any]) -> str | None:
+        return asked.get("next") or asked.get("token")
+
+
+@pytest.fixture
+def catalogue(server: Server) -> Catalogue:
+    """A STAC API without a scene yet."""
+    made = Catalogue(server)
+    server.reply = made.answer
+    return made
 
 
 # ---- tiny datasets --------------------------------------------------------------------------
@@ -279,29 +418,3 @@ def write_raster() -> Callable[..., Path]:
         return path
 
     return write
-
-
-@pytest.fixture(scope="session")
-def make_places() -> Callable[..., pd.DataFrame]:
-    """Places of patches by their upper-left corners, with degrees of their centres."""
-
-    def make(
-        easting: Sequence[float] | np.ndarray,
-        northing: Sequence[float] | np.ndarray,
-        side_m: float,
-        *,
-        epsg: int | Sequence[int] = 32632,
-        label: int | Sequence[int] | np.ndarray = 0,
-    ) -> pd.DataFrame:
-        places = pd.DataFrame(
-            {"easting": np.asarray(easting, float), "northing": np.asarray(northing, float)}
-        ).assign(epsg=epsg, label=label, lon=np.nan, lat=np.nan)
-        places["name"] = [f"p{number}" for number in range(len(places))]
-        for code, group in places.groupby("epsg"):
-            if code:
-                x, y = group["easting"] + side_m / 2, group["northing"] - side_m / 2
-                degrees = transform(f"EPSG:{code}", "EPSG:4326", x.tolist(), y.tolist())
-                places.loc[group.index, "lon"], places.loc[group.index, "lat"] = degrees
-        return places
-
-    return make

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -25,6 +26,8 @@ VERBS: dict[str, click.Command] = typer.main.get_command(cli.app).commands  # ty
 BY_HAND = {
     "plan": "the workflow composes its experiments itself",
     "show": "prints what is there",
+    "search": "asks a server again; the result is kept in the repository",
+    "blocks": "prints a proposal",
 }
 
 
@@ -87,8 +90,8 @@ def verbs_of_rules() -> dict[str, str]:
     """Each rule of the workflow that runs something -> the verb that its shell line calls."""
     found = {}
     for file in [*sorted(RULES.glob("*.smk")), REPOSITORY / "workflow" / "Snakefile"]:
-        for block in re.split(r"^(?=rule |use rule )", file.read_text(), flags=re.M):
-            if named := re.match(r"rule (\w+):", block):
+        for block in re.split(r"^(?=rule |checkpoint |use rule )", file.read_text(), flags=re.M):
+            if named := re.match(r"(?:rule|checkpoint) (\w+):", block):
                 shell = re.search(r'"swath\b(.*)', block)
                 assert bool(shell) == ("shell:" in block), named[1]
                 if shell:  # the verb comes after the options of every verb
@@ -120,20 +123,43 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
          "split.blocks.size_m=320", "trainer.epochs=1", "trainer.precision=fp32",
          "trainer.device=cpu", "split.allow_leaks=true"],
         ["fetch", *CONFIG, "--out", "data/embedded", "--state", "state/f"],
-        ["patches", *CONFIG, "--data", "data/embedded", "--out", STORE],
-        SPLIT,
+        ["scenes", *CONFIG, *DATA, "--out", SCENES],
     ):  # fmt: skip
-        done = swath(*words, cwd=folder)
-        assert done.returncode == 0, done.stderr
+        run(folder, words)
+    name = shard(folder)
+    run(folder, patches(folder, f"results/embedded/patches/{name}"))
+    run(folder, ["index", *CONFIG, "--scenes", SCENES, "--out", MANIFEST])
+    run(folder, SPLIT)
+    sums = f"{SPLITS}/sums/round0/{name}.npz"
+    run(folder, ["measure", *PATCHES, "--split", SPLITS, "--shard", name, "--out", sums])
+    statistics = f"{SPLITS}/statistics.json"
+    run(folder, ["statistics", *PATCHES, "--sums", sums, "--out", statistics])
     return folder
+
+
+def run(folder: Path, words: Sequence[object]) -> None:
+    done = swath(*words, cwd=folder)
+    assert done.returncode == 0, done.stderr
+
+
+def shard(folder: Path) -> str:
+    """The only shard of the tiny dataset."""
+    (only,) = json.loads((folder / SCENES).read_text())["shards"]
+    return str(only["name"])
+
+
+def patches(folder: Path, out: object) -> list[object]:
+    return ["patches", *CONFIG, *DATA, "--scenes", SCENES, "--shard", shard(folder), "--out", out]
 
 
 RUN = "results/embedded/runs/r"
 CONFIG = ["--config", "results/embedded/config"]
 MANIFEST = "results/embedded/patches/manifest.json"
-STORE = "results/embedded/patches/set.zarr"
+DATA = ["--data", "data/embedded"]
+SCENES = "results/embedded/scenes.json"
+SPLITS = "results/embedded/splits/blocks"
 PATCHES = ["--patches", MANIFEST]
-SPLIT = ["split", *CONFIG, *PATCHES, "--name", "blocks", "--out", "results/embedded/splits/blocks"]
+SPLIT = ["split", *CONFIG, *DATA, *PATCHES, "--name", "blocks", "--out", SPLITS]
 PART = ["--split", "results/embedded/splits/blocks", "--fold", "0"]
 TRAIN = ["train", *CONFIG, *PATCHES, *PART, "--seed", "0", "--code", "c", "--state", "state/runs",
          "--out", RUN]  # fmt: skip
@@ -185,8 +211,10 @@ def test_what_is_not_there_is_one_line(
         ("results/embedded/splits/blocks/split.parquet", TRAIN),
         ("results/embedded/splits/blocks/statistics.json", TRAIN),
         ("results/embedded/config/split.yaml", SPLIT),
-        ("data/embedded/manifest.json",
-         ["patches", *CONFIG, "--data", "data/embedded", "--out", "p/set.zarr"]),
+        ("results/embedded/patches/places.parquet", SPLIT),
+        ("results/embedded/patches/contents.npy", SPLIT),
+        ("results/embedded/scenes.json", ["index", *CONFIG, "--scenes", SCENES, "--out", MANIFEST]),
+        ("data/embedded/manifest.json", ["scenes", *CONFIG, *DATA, "--out", SCENES]),
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )  # fmt: skip
@@ -198,8 +226,8 @@ def test_a_file_that_was_cut_off_is_one_line(folder: Path, file: str, words: lis
 
 @pytest.mark.parametrize("damage", ["changed", "cut off", "absent"])
 def test_a_patch_set_that_was_tampered_with_is_refused(folder: Path, damage: str) -> None:
-    chunk = next((folder / "results/embedded/patches/set.zarr/image/c").rglob("0"))
-    chunk = next(p for p in sorted(chunk.parent.rglob("*")) if p.is_file())
+    store = folder / "results/embedded/patches" / shard(folder) / "set.zarr"
+    chunk = next(p for p in sorted((store / "image/c").rglob("*")) if p.is_file())
     if damage == "changed":
         with chunk.open("r+b") as file:
             file.seek(1000)
@@ -209,16 +237,22 @@ def test_a_patch_set_that_was_tampered_with_is_refused(folder: Path, damage: str
     else:
         chunk.unlink()
     words = replaced(SPLIT, "results/embedded/splits/blocks", "again")
-    one_line(swath(*words, cwd=folder), "set.zarr", "run its stage again")
+    one_line(swath(*words, cwd=folder), "set.zarr", "cut it again")
     assert not (folder / "again").exists()
 
 
-def test_a_scene_that_was_changed_after_it_was_fetched_is_refused(folder: Path) -> None:
+def test_a_scene_that_was_changed_after_it_was_fetched_is_set_aside(folder: Path) -> None:
+    """It is the only one, so that nothing is left: and that is one line, where it is noticed."""
     image = next((folder / "data/embedded").rglob("*_10m.tif"))
-    os.truncate(image, image.stat().st_size - 10)
-    done = swath("patches", *CONFIG, "--data", "data/embedded", "--out", "p/set.zarr", cwd=folder)
-    one_line(done, image.name)
-    assert not (folder / "p/set.zarr").exists()
+    with image.open("r+b") as file:
+        file.seek(image.stat().st_size // 2)
+        file.write(b"\0\0\0\0")
+    out = f"results/embedded/patches/{shard(folder)}"
+    run(folder, patches(folder, out))
+    (check,) = json.loads((folder / out / "manifest.json").read_text())["checks"]
+    assert check["patches"] == 0 and "was changed after it was written" in check["faults"][0]
+    words = ["index", *CONFIG, "--scenes", SCENES, "--out", MANIFEST]
+    one_line(swath(*words, cwd=folder), image.name, "no patch is left", "was changed")
 
 
 def test_debug_shows_the_traceback_and_the_line(prepared: Path) -> None:
@@ -282,11 +316,8 @@ def test_fetch_on_a_full_disk(prepared: Path, small_disk: Callable[[int], Path])
 
 def test_patches_on_a_full_disk(prepared: Path, small_disk: Callable[[int], Path]) -> None:
     disk = small_disk(256)
-    done = swath(
-        "patches", *CONFIG, "--data", "data/embedded", "--out", disk / "set.zarr", cwd=prepared
-    )
-    one_line(done, FULL)
-    assert not (disk / "set.zarr").exists() and not (disk / "manifest.json").exists()
+    one_line(swath(*patches(prepared, disk / "shard"), cwd=prepared), FULL)
+    assert left(disk) == []
 
 
 @pytest.mark.parametrize("kib", [0, 4])

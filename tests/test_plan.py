@@ -89,9 +89,9 @@ def test_overrides_reach_their_sections() -> None:
     experiment = plan.compose(CONF, "embedded", "model=cnn task=classification optim.lr=1e-3")
     assert experiment.sections["model"]["name"] == "cnn"
     assert experiment.sections["optim"]["lr"] == 0.001
-    lists = plan.compose(CONF, "embedded", ["split=[random,blocks]", "trainer.augment=[flip]"])
+    lists = plan.compose(CONF, "embedded", ["split=[random,blocks]", "trainer.augment.turn=false"])
     assert lists.splits == ["random", "blocks"]
-    assert lists.sections["trainer"]["augment"] == ["flip"]
+    assert lists.sections["trainer"]["augment"]["turn"] is False
 
 
 def test_a_value_of_the_lists_of_hydra_may_hold_spaces_where_it_is_quoted() -> None:
@@ -124,7 +124,8 @@ MISTAKES: list[tuple[str, str | list[str], tuple[str, ...]]] = [
     ("embedded", "split.blocks.val=1.5", ('set="split.blocks.val=1.5"', "less than or equal to 1")),
     ("embedded", "trainer.device=tpu", ('set="trainer.device=tpu"', "'auto'", "'gpu'")),
     ("embedded", "runs.seeds=[-1]", ('set="runs.seeds=[-1]"', "runs.seeds", "greater")),
-    ("embedded", "trainer.augment=[flop]", ('set="trainer.augment=[flop]"', "'flip'")),
+    ("embedded", "trainer.augment.flop=true",
+     ('set="trainer.augment.flop=true"', "'trainer.augment.flip'")),
     ("embedded", "optm.lr=1", ('set="optm.lr=1"', "section", "'optim'")),
     ("embedded", "split.allow_leak=true", ('set="split.allow_leak=true"', "'split.allow_leaks'")),
     ("embedded", "hydra.run.dir=/tmp/x", ('set="hydra.run.dir=/tmp/x"',)),
@@ -188,8 +189,8 @@ def test_what_an_error_recommends_can_be_given() -> None:
         ("model/unet.yaml", "- unet\n", ("model",)),
         ("model/unet.yaml", "unet\n", ("model",)),
         ("model/unet.yaml", "name: [\n", ("unet.yaml",)),
-        ("split/blocks.yaml", "# @package split.blocks\nscheme: blocks\n",
-         ("split.blocks.size_m", "no value")),
+        ("split/blocks.yaml", "# @package split.blocks\nscheme: few_shot\n",
+         ("split.blocks.shots", "no value")),
         ("split/blocks.yaml", "# @package split.blocks\nscheme: block\nsize_m: 1.0\n",
          ("blocks.yaml", "split.blocks.scheme", "'blocks'")),
         ("split/blocks.yaml", "# @package split.blocks\nscheme: blocks\nsize_m: 1.0\ntets: 0.1\n",
@@ -336,12 +337,10 @@ def test_a_comment_or_docstring_changes_no_fingerprint(edit: Edit) -> None:
 def test_a_statement_two_imports_away_changes_the_fingerprint_of_those_who_reach_it(
     edit: Edit,
 ) -> None:
-    users = ("swath.data.fetch", "swath.data.patches", "swath.split.schemes")
+    users = ("swath.data.patches", "swath.data.shards", "swath.learn.train")
     others = ("swath.study.rungs", "swath.study.space", "swath.report.tracking")
     before = {module: plan.fingerprint(module, lock=LOCK) for module in (*users, *others)}
-    edit(
-        "data/grid.py", "size_px + 1", "size_px + 2"
-    )  # of data.layouts or split.audit, which they import
+    edit("data/scene.py", "_EQUATOR_M = 111_320.0", "_EQUATOR_M = 111_321.0")
     after = {module: plan.fingerprint(module, lock=LOCK) for module in before}
     assert {m for m in before if before[m] != after[m]} == set(users)
 

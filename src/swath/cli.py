@@ -21,6 +21,7 @@ from swath.errors import ConfigError, DataError, LeakError, SwathError, nearest
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
     from numpy.typing import NDArray
 
     from swath.data.patchset import PatchSet
@@ -38,6 +39,7 @@ Config = Annotated[Path, typer.Option(help="Folder of the experiment's section f
 Data = Annotated[Path, typer.Option(help="Folder of the fetched dataset.")]
 Out = Annotated[Path, typer.Option(help="What is written.")]
 Patches = Annotated[Path, typer.Option(help="Patch set (patches/manifest.json).")]
+ScenesFile = Annotated[Path, typer.Option(help="scenes.json.")]
 SplitFolder = Annotated[Path, typer.Option(help="Folder of the split.")]
 State = Annotated[Path, typer.Option(help="Folder for what must survive a killed job.")]
 RunFolder = Annotated[Path, typer.Option(help="Folder of the run.")]
@@ -61,7 +63,7 @@ def options(
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=handlers
     )
-    for noisy in ("rasterio", "wandb", "fontTools", "matplotlib"):
+    for noisy in ("rasterio", "wandb", "fontTools", "matplotlib", "botocore"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
@@ -108,95 +110,242 @@ def fetch(config: Config, out: Data, state: State) -> None:
 
 
 @app.command()
-def patches(config: Config, data: Data, out: Out) -> None:
-    """Cut a dataset into a patch set.
+def search(
+    config: Config,
+    out: Annotated[Path, typer.Option(help="The list to write, e.g. conf/scenes/NAME.json.")],
+) -> None:
+    """Search a STAC API anew and freeze what it finds as a list to be kept with the experiment.
 
-    Reads: data.yaml, patches.yaml, data/DATASET. Writes: a Zarr store, and a manifest beside it.
-    Example: swath patches --config results/embedded/config --data data/embedded
-    --out results/embedded/patches/set.zarr
+    Reads: data.yaml. Writes: the list; name it as data.stac.frozen and commit it, and the same
+    scenes are fetched for as long as they are served. Needs a network.
+    Example: swath search --config results/EXPERIMENT/config --out conf/scenes/alps.json
     """
     from swath.data.card import Card
-    from swath.data.layouts import open_source
-    from swath.data.patches import cut
-    from swath.files import files_below, read_manifest, write_manifest
+    from swath.data.search import write_scenes
+    from swath.plan import read_sections
+
+    card = Card.model_validate(read_sections("fetch", config)["data"])
+    if card.stac is None:
+        raise ConfigError("has no search", where="data.stac", mend="choose a dataset with one")
+    log.info("%s lists %d scenes", out, write_scenes(card.stac, out))
+
+
+@app.command()
+def scenes(config: Config, data: Data, out: Out) -> None:
+    """List the scenes of a dataset, set aside what is unfit, and deal the rest to jobs.
+
+    Reads: data.yaml, patches.yaml, quality.yaml, the headers in data/DATASET.
+    Writes: scenes.json, the shards with their parts and files, and what was set aside.
+    Example: swath scenes --config results/embedded/config --data data/embedded
+    --out results/embedded/scenes.json
+    """
+    from swath.data.card import Card
+    from swath.data.shards import plan_shards
+    from swath.files import read_manifest, write_json
+    from swath.plan import read_sections
+
+    sections = read_sections("scenes", config)
+    card = Card.model_validate(sections["data"])
+    fetched = read_manifest(data / "manifest.json", digests=False)
+    planned = plan_shards(
+        card,
+        data,
+        fetched,
+        shard_mb=sections["patches"]["shard_mb"],
+        broken=sections["quality"]["broken"],
+    )
+    write_json(out, planned)
+    log.info("%d shards, %d set aside", len(planned["shards"]), len(planned["set_aside"]))
+
+
+@app.command()
+def patches(
+    config: Config,
+    data: Data,
+    scenes: ScenesFile,
+    shard: Annotated[str, typer.Option(help="Name of the shard in it.")],
+    out: Out,
+) -> None:
+    """Cut the scenes of one shard into patches, and check them on the way.
+
+    Reads: data.yaml, patches.yaml, quality.yaml, scenes.json, the shard's files in data/DATASET.
+    Writes: a folder with a Zarr store, tables of places and contents, and a manifest.
+    Example: swath patches --config results/embedded/config --data data/embedded
+    --scenes results/embedded/scenes.json --shard 0a1b2c3d4e
+    --out results/embedded/patches/0a1b2c3d4e
+    """
+    from swath.data.card import Card
+    from swath.data.patches import Cutting, cut
+    from swath.data.shards import pieces_of, shard_named
     from swath.plan import read_sections
 
     sections = read_sections("patches", config)
-    source_manifest = read_manifest(data / "manifest.json")
     card = Card.model_validate(sections["data"])
-    out.parent.mkdir(parents=True, exist_ok=True)
-    made_by = {"data_version": source_manifest["version"], "made_by": sections["patches"]}
-    source = open_source(card, data)
-    counts = cut(card, source, out, **sections["patches"], made_by=made_by)
-    manifest = write_manifest(
-        out.parent / "manifest.json",
-        files_below(out),
-        store=out.name,
-        data_version=source_manifest["version"],
-        **counts,
+    dealt = shard_named(scenes, shard)
+    limits = {k: v for k, v in sections["quality"].items() if k != "broken"}
+    cutting = {k: v for k, v in sections["patches"].items() if k != "shard_mb"}
+    manifest = cut(
+        card,
+        pieces_of(card, data, dealt),
+        out,
+        Cutting(**cutting),
+        limits=limits,
+        made_by={"made_by": cutting, "sources": dealt["files"]},
     )
-    log.info("%d patches, %d left out, version %.16s", *counts.values(), manifest["version"])
+    log.info("%d patches, %d left out", manifest["kept"], manifest["left_out"])
+
+
+@app.command()
+def index(config: Config, scenes: ScenesFile, out: Out) -> None:
+    """Join the shards to a patch set, and the checks of all scenes to one table.
+
+    Reads: quality.yaml, scenes.json, the shards beside the output.
+    Writes: manifest.json, places.parquet and contents.npy; deletes shards that are no longer asked.
+    Example: swath index --config results/embedded/config --scenes results/embedded/scenes.json
+    --out results/embedded/patches/manifest.json
+    """
+    from swath.data.shards import index_shards
+    from swath.files import read_json
+    from swath.plan import read_sections
+
+    broken = read_sections("index", config)["quality"]["broken"]
+    manifest = index_shards(read_json(scenes), out.parent, broken=broken)
+    unfit = [check for check in manifest["checks"] if check["faults"]]
+    for check in unfit:
+        log.warning("set aside: %s: %s", check["scene"], "; ".join(check["faults"]))
+    log.info(
+        "%d patches of %d scenes, %d left out, %d scenes set aside, version %.16s",
+        manifest["kept"], len(manifest["facts"]["scenes"]), manifest["left_out"], len(unfit),
+        manifest["version"],
+    )  # fmt: skip
 
 
 @app.command()
 def split(
     config: Config,
+    data: Data,
     patches: Patches,
     name: Annotated[str, typer.Option(help="Name of the split in split.yaml.")],
     out: Out,
 ) -> None:
     """Deal the patches to train, val and test, and audit the result.
 
-    Reads: split.yaml, the patch set. Writes: split.parquet, audit.json, statistics.json.
+    Reads: split.yaml, the patch set's tables, lists in data/DATASET.
+    Writes: split.parquet, audit.json.
     Stops where the parts are not independent, unless split.allow_leaks=true.
-    Example: swath split --config results/embedded/config
+    Example: swath split --config results/embedded/config --data data/embedded
     --patches results/embedded/patches/manifest.json --name blocks
     --out results/embedded/splits/blocks
     """
-    import numpy as np
-    import pandas as pd
-
-    from swath import registry
-    from swath.data.patchset import band_statistics, class_counts, labels_of_patches
     from swath.files import whole, write_json
     from swath.plan import read_sections
-    from swath.split.audit import audit as measure
+    from swath.split.deal import deal
+    from swath.split.ground import Ground
 
     section = read_sections("split", config)["split"]
     if name == "allow_leaks" or name not in section:
         known = [k for k in section if k != "allow_leaks"]
         raise ConfigError(f"no split is named '{name}'", where=config, mend=nearest(name, known))
-    scheme = {k: v for k, v in section[name].items() if k != "scheme"}
+    settings = {k: v for k, v in section[name].items() if k != "scheme"}
     opened, _ = _open(patches)
-    places = opened.places.assign(label=labels_of_patches(opened))
-    parts = registry.load("scheme", section[name]["scheme"])(places, opened.side_m, **scheme)
-    members = {part: np.flatnonzero(parts == part) for part in ("train", "val", "test", "unused")}
-    counts = {
-        part: dict(zip(opened.classes, class_counts(opened, which).tolist(), strict=True))
-        for part, which in members.items()
-    }
-    found = measure(
-        places, parts, counts, side_m=opened.side_m, buffer_m=float(scheme.get("buffer_m", 0.0))
-    )
-    allowed = bool(section["allow_leaks"])
-    verdict = {"split": name, "scheme": section[name]["scheme"]} | found
-    verdict["stamped"] = not found["passed"]
-    for problem in found["problems"]:
-        log.warning("audit of %s: %s", name, problem)
-    if not found["passed"] and not allowed:
+    ground = Ground(opened.places, opened.contents, opened.classes, data)
+    table, verdict = deal(ground, name, section[name]["scheme"], settings)
+    if not verdict["passed"] and not section["allow_leaks"]:
         # Outside the declared outputs, since these are deleted when the job fails.
         write_json(out.parent / f"{name}-refused.json", verdict)
         raise LeakError(
-            f"the split is refused: {found['problems'][0]}",
+            f"the split is refused: {verdict['problems'][0]}",
             where=f"split {name}",
             mend="choose a spatial split (split=blocks), or stamp it (split.allow_leaks=true)",
         )
-    table = pd.DataFrame({"patch": np.arange(len(parts)), "fold": 0, "part": parts})
     with whole(out / "split.parquet") as part:
         table.to_parquet(part, index=False)
-    write_json(out / "statistics.json", band_statistics(opened, members["train"]))
     write_json(out / "audit.json", verdict)
-    log.info("split %s: %s", name, {part: len(which) for part, which in members.items()})
+
+
+@app.command()
+def blocks(patches: Patches) -> None:
+    """Print how far likeness reaches on the ground, and the size of blocks that follows from it.
+
+    Reads: the patch set's tables. Writes: nothing; prints Moran's I by distance, and a proposal.
+    Example: swath blocks --patches results/embedded/patches/manifest.json
+    """
+    from swath.split.autocorrelation import autocorrelation
+    from swath.split.ground import Ground
+
+    opened, _ = _open(patches)
+    found = autocorrelation(Ground(opened.places, opened.contents, opened.classes))
+    print("distance (m)  Moran's I")
+    for distance, likeness in zip(found.distance_m, found.likeness, strict=True):
+        print(f"{distance:12,.0f}  {likeness:9.3f}")
+    print(found.line())
+
+
+@app.command()
+def measure(
+    patches: Patches,
+    split: SplitFolder,
+    shard: Annotated[str, typer.Option(help="Name of the shard.")],
+    out: Annotated[Path, typer.Option(help="Sums of the shard, an .npz file.")],
+    below: Annotated[
+        list[Path] | None, typer.Option(help="The first round's sums (repeat for each shard).")
+    ] = None,
+) -> None:
+    """Sum up the bands over the training patches of one shard, for all folds.
+
+    Reads: the patch set, split.parquet; in the second round, which only floats need, the sums of
+    the first. Writes: sums and counts of values, which the stage `statistics` adds up.
+    """
+    import numpy as np
+
+    from swath.data.patchset import open_patches
+    from swath.data.statistics import add_up, bins_of, measure, read_sums, refine
+    from swath.files import whole
+
+    opened = open_patches(patches, shard=shard)
+    training = _training(split)
+    which = opened.of_shard(shard)
+    if below:
+        totals = add_up([read_sums(path) for path in below], len(training))
+        wanted = np.stack([bins_of(total)[0] for total in totals])
+        sums = {"refined": refine(opened, which, training, wanted)}
+    else:
+        sums = measure(opened, which, training).arrays()
+    with whole(out) as part:
+        np.savez_compressed(part, **sums)  # type: ignore[arg-type]
+
+
+@app.command()
+def statistics(
+    patches: Patches,
+    sums: Annotated[list[Path], typer.Option(help="Sums of a shard (repeat for each).")],
+    out: Annotated[Path, typer.Option(help="statistics.json to write.")],
+    refined: Annotated[
+        list[Path] | None, typer.Option(help="The second round of a shard (repeat for each).")
+    ] = None,
+) -> None:
+    """Add up the sums of all shards to the statistics of each fold's training part.
+
+    Reads: the sums of the stage `measure`. Writes: mean, std, extremes and quantiles of each band.
+    """
+    import numpy as np
+
+    from swath.data.statistics import add_up, read_sums, summary
+    from swath.files import write_json
+
+    opened, _ = _open(patches)
+    first = [read_sums(path) for path in sums]
+    totals = add_up(first, first[0].folds.shape[1])
+    second = sum(np.load(path)["refined"] for path in refined) if refined else None
+    write_json(
+        out,
+        {
+            "folds": [
+                summary(total, opened.image.dtype, None if second is None else second[fold])
+                for fold, total in enumerate(totals)
+            ]
+        },
+    )
 
 
 @app.command()
@@ -221,7 +370,7 @@ def train(
 
     sections = read_sections("train", config)
     opened, version = _open(patches)
-    parts, statistics = _parts(split, fold)
+    parts, statistics = _parts(split, fold), _statistics(split, fold)
     identity = _run_id(sections, version, split, code, fold, seed)
     outcome = train_run(opened, parts, statistics, state / identity, seed=seed, **sections)
     with whole(out / "best.ckpt") as part:
@@ -256,7 +405,7 @@ def baseline(patches: Patches, split: SplitFolder, fold: Fold, out: RunFolder) -
     from swath.learn.baseline import predict_baseline
 
     opened, _ = _open(patches)
-    parts, _ = _parts(split, fold)
+    parts = _parts(split, fold)
     started = time.perf_counter()
     members = [np.flatnonzero(parts == part) for part in ("train", "test")]
     name, answer = predict_baseline(opened, *members, seed=0)
@@ -282,7 +431,7 @@ def predict(
     from swath.learn.predict import predict_patches
 
     opened, _ = _open(patches)
-    parts, _ = _parts(split, fold)
+    parts = _parts(split, fold)
     which = np.flatnonzero(parts == "test")
     _write_predictions(out, which, *predict_patches(model, opened, which))
     log.info("predicted %d patches", len(which))
@@ -297,32 +446,35 @@ def map_scenes(
 ) -> None:
     """Map every scene of a dataset: classes and confidence as cloud-optimised GeoTIFFs.
 
-    Reads: data.yaml, data/DATASET, best.ckpt. Writes: SCENE_classes.tif, SCENE_confidence.tif,
-    maps.json (none of the former where a dataset has single patches and no scenes).
+    Reads: data.yaml, patches.yaml, data/DATASET, best.ckpt. Writes: SCENE_classes.tif,
+    SCENE_confidence.tif, to be compared SCENE_image.tif (a thinned picture) and SCENE_truth.tif,
+    and maps.json (none of the former where a dataset has single patches and no scenes).
     """
     from swath.data.card import Card
-    from swath.data.layouts import SceneFolder, open_source
+    from swath.data.layouts import open_source
+    from swath.data.scene import Scene
     from swath.files import write_json
     from swath.learn.predict import map_scene
     from swath.plan import read_sections
 
-    card = Card.model_validate(read_sections("map", config)["data"])
+    sections = read_sections("map", config)
+    card = Card.model_validate(sections["data"])
     source = open_source(card, data)
     maps = []
-    for scene in source.opened if isinstance(source, SceneFolder) else ():
-        classes, confidence = (
-            out / f"{scene.name}_{kind}.tif" for kind in ("classes", "confidence")
-        )
-        map_scene(model, scene, classes, confidence, colours=list(card.classes.values()))
-        maps.append(
-            {
-                "scene": scene.name,
-                "classes": str(classes),
-                "confidence": str(confidence),
-                "truth": str(scene.labels) if scene.labels else None,
-                "image": [str(path) for path in scene.images],
-            }
-        )
+    for name in source.names:
+        try:
+            scene = source.open(name)
+        except DataError as unfit:
+            log.warning("%s is not mapped: %s", name, unfit)
+            continue
+        if not isinstance(scene, Scene):
+            continue
+        written = map_scene(
+            model, scene, out, colours=list(card.classes.values()), rgb=card.rgb,
+            resampling=sections["patches"]["resampling"],
+        )  # fmt: skip
+        rasters = {kind: str(path) for kind, path in written.items() if kind != "image"}
+        maps.append({"scene": scene.name, **rasters, "image": [str(written["image"])]})
     write_json(out / "maps.json", {"scenes": maps})
 
 
@@ -405,7 +557,7 @@ def trials(
     sections = read_sections("trials", config)
     sweep = sections.pop("sweep")
     opened, version = _open(patches)
-    parts, statistics = _parts(split, 0)
+    parts, statistics = _parts(split, 0), _statistics(split, 0)
     proposed = read_json(proposal)["trials"]
     wide = slots(len(proposed), sweep["eta"], sweep["rungs"])[rung]
     epochs = budgets(sweep["epochs"], sweep["eta"], sweep["rungs"])
@@ -532,33 +684,50 @@ def show(
 
 
 def _open(manifest: Path) -> tuple[PatchSet, str]:
-    """The patch set of a manifest, proven by it, and its version."""
+    """The patch set of a manifest, and its version."""
     from swath.data.patchset import open_patches
-    from swath.files import read_manifest
-
-    listed = read_manifest(manifest)
-    return open_patches(manifest.parent / listed["store"]), listed["version"]
-
-
-def _parts(split: Path, fold: int) -> tuple[NDArray[np.str_], dict[str, Any]]:
-    """The part of each patch in a fold, and the statistics of its training part."""
-    import pandas as pd
-
     from swath.files import read_json
+
+    return open_patches(manifest), read_json(manifest)["version"]
+
+
+def _table(split: Path) -> pd.DataFrame:
+    """The table of a split: patch, fold, part."""
+    import pandas as pd
 
     path = split / "split.parquet"
     try:
-        table = pd.read_parquet(path)
+        return pd.read_parquet(path)
     except FileNotFoundError:
         raise DataError("there is no such file", where=path, mend="run the stage `split`") from None
     except (OSError, ValueError) as broken:
         raise DataError(
             f"is not a Parquet table ({broken})", where=path, mend="delete it and split again"
         ) from None
+
+
+def _training(split: Path) -> NDArray[np.bool_]:
+    """(fold, patch): whether a patch trains."""
+    table = _table(split).sort_values(["fold", "patch"])
+    trains: NDArray[np.bool_] = (table["part"] == "train").to_numpy()
+    return trains.reshape(table["fold"].nunique(), -1)
+
+
+def _parts(split: Path, fold: int) -> NDArray[np.str_]:
+    """The part of each patch in a fold."""
+    table = _table(split)
     table = table[table["fold"] == fold].sort_values("patch")
     if not len(table):
         raise DataError(f"has no fold {fold}", where=split, mend="mend runs.folds")
-    return table["part"].to_numpy(dtype=str), read_json(split / "statistics.json")
+    return table["part"].to_numpy(dtype=str)
+
+
+def _statistics(split: Path, fold: int) -> dict[str, Any]:
+    """Statistics of the training part of a fold."""
+    from swath.files import read_json
+
+    found: dict[str, Any] = read_json(split / "statistics.json")["folds"][fold]
+    return found
 
 
 def _run_id(

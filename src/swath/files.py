@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
 from swath.errors import DataError
 
 _BLOCK = 1 << 20
@@ -73,6 +75,27 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that takes its place if the block succeeds.
+
+    Nothing stays after a failure, and what was at `path` stays until then.
+    """
+    part = path.with_name(f".{path.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        for file in files_below(part):
+            _sync(file)
+        shutil.rmtree(path, ignore_errors=True)
+        part.rename(path)
+        _sync(path.parent)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
 def read_json(path: Path) -> Any:
     """The value of a JSON file.
 
@@ -93,6 +116,18 @@ def digest(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _xxh3(path: Path) -> str:
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+DIGESTS = {"sha256": digest, "xxh3": _xxh3}
+"""What a manifest may hold: SHA-256 where a file is published, XXH3 for what swath writes."""
 
 
 def content_digest(archive: Path) -> str:
@@ -124,37 +159,65 @@ def files_below(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.is_file())
 
 
-def write_manifest(path: Path, files: Iterable[Path], **facts: Any) -> dict[str, Any]:
+def write_manifest(
+    path: Path, files: Iterable[Path], *, known: dict[str, str] | None = None, **facts: Any
+) -> dict[str, Any]:
     """List `files` with size and digest in `path`, with a `version` of them all, and `facts`.
 
-    The files are named relative to the manifest's folder.
+    Args:
+        path: the manifest; the files are named relative to its folder.
+        files: what is listed.
+        known: digests (XXH3, 128 bits) that are known already, by name; all are then XXH3, which
+            guards against damage at the speed of the memory. Else they are SHA-256.
+        facts: further entries.
     """
-    listed = {
-        str(file.relative_to(path.parent)): {"size": file.stat().st_size, "sha256": digest(file)}
-        for file in sorted(files)
-    }
-    version = hashlib.sha256(
-        "".join(f"{name} {entry['sha256']}\n" for name, entry in listed.items()).encode()
-    ).hexdigest()
-    manifest = {**facts, "version": version, "files": listed}
+    kind = "sha256" if known is None else "xxh3"
+    listed: dict[str, dict[str, Any]] = {}
+    for file in sorted(files):
+        name = str(file.relative_to(path.parent))
+        proof = (known or {}).get(name) or DIGESTS[kind](file)
+        listed[name] = {"size": file.stat().st_size, kind: proof}
+    manifest = {**facts, "version": version_of(listed), "files": listed}
     write_json(path, manifest)
     return manifest
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
-    """A manifest whose files were all found with the size and digest that it lists.
+def version_of(listed: dict[str, dict[str, Any]]) -> str:
+    """One SHA-256 over names and digests of listed files."""
+    lines = (
+        f"{name} {next(entry[kind] for kind in DIGESTS if kind in entry)}\n"
+        for name, entry in listed.items()
+    )
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def read_manifest(path: Path, *, digests: bool = True) -> dict[str, Any]:
+    """A manifest whose files were all found as it lists them.
+
+    Args:
+        path: the manifest.
+        digests: whether every byte is read and compared, or only the size of each file.
 
     Raises:
         DataError: a listed file is absent, cut off or changed.
     """
     manifest: dict[str, Any] = read_json(path)
-    mend = f"delete {path} and run its stage again"
     for name, entry in manifest["files"].items():
-        file = path.parent / name
-        if not file.is_file():
-            raise DataError(f"is listed in {path.name} and absent", where=file, mend=mend)
-        if (size := file.stat().st_size) != entry["size"]:
-            raise DataError(f"has {size} bytes, not {entry['size']}", where=file, mend=mend)
-        if digest(file) != entry["sha256"]:
-            raise DataError("was changed after it was written", where=file, mend=mend)
+        prove(path.parent / name, entry, by=path, digests=digests)
     return manifest
+
+
+def prove(file: Path, entry: dict[str, Any], *, by: Path, digests: bool = True) -> None:
+    """Compare a file with its entry in the manifest `by`.
+
+    Raises:
+        DataError: it is absent, cut off or changed.
+    """
+    mend = f"delete {by} and run its stage again"
+    if not file.is_file():
+        raise DataError(f"is listed in {by.name} and absent", where=file, mend=mend)
+    if (size := file.stat().st_size) != entry["size"]:
+        raise DataError(f"has {size} bytes, not {entry['size']}", where=file, mend=mend)
+    for kind, take in DIGESTS.items():
+        if digests and kind in entry and take(file) != entry[kind]:
+            raise DataError("was changed after it was written", where=file, mend=mend)

@@ -39,13 +39,17 @@ class Stage:
 
 STAGES = {
     "fetch": Stage(("data",), ("swath.data.fetch",)),
-    "patches": Stage(("data", "patches"), ("swath.data.patches",)),
-    "split": Stage(("split",), ("swath.split.schemes", "swath.split.audit", "swath.data.patchset")),
+    "scenes": Stage(("data", "patches", "quality"), ("swath.data.shards",)),
+    "patches": Stage(("data", "patches", "quality"), ("swath.data.patches", "swath.data.shards")),
+    "index": Stage(("quality",), ("swath.data.shards",)),
+    "split": Stage(("split",), ("swath.split.deal", "swath.data.patchset")),
+    "measure": Stage((), ("swath.data.statistics",)),
+    "statistics": Stage((), ("swath.data.statistics",)),
     "train": Stage(("model", "task", "optim", "trainer"), ("swath.learn.train",)),
     "baseline": Stage((), ("swath.learn.baseline",)),
     "evaluate": Stage(("scores",), ("swath.study.scores", "swath.data.patchset")),
     "predict": Stage((), ("swath.learn.predict",)),
-    "map": Stage(("data",), ("swath.learn.predict",)),
+    "map": Stage(("data", "patches"), ("swath.learn.predict",)),
     "propose": Stage(("sweep",), ("swath.study.space",)),
     "trials": Stage(
         ("sweep", "model", "task", "optim", "trainer"), ("swath.learn.train", "swath.study.rungs")
@@ -227,6 +231,11 @@ def read_sections(stage: str, folder: Path) -> dict[str, Any]:
         ConfigError: one is absent or incomplete.
     """
     return {name: read_section(folder / f"{name}.yaml") for name in STAGES[stage].sections}
+
+
+def without(values: dict[str, Any], *keys: str) -> dict[str, Any]:
+    """A section without some of its keys."""
+    return {key: value for key, value in values.items() if key not in keys}
 
 
 def hash_of(*things: Any) -> str:
@@ -429,6 +438,9 @@ _DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
 def stage_code(stage: str, experiment: Experiment, lock: Path) -> str:
     """The fingerprint of the code that a stage of an experiment runs."""
     modules = list(STAGES[stage].modules)
+    if stage in ("scenes", "patches", "map"):
+        layout = experiment.sections["data"]["layout"]["name"]
+        modules.append(registry.entry("layout", layout).module)
     if stage in ("train", "trials", "predict", "map"):
         modules.append(registry.entry("model", experiment.sections["model"]["name"]).module)
     return fingerprint(*modules, lock=lock)

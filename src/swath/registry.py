@@ -24,7 +24,7 @@ PACKAGE = Path(__file__).parent
 PLACES = {
     "model": "models",
     "scheme": "split/schemes.py",
-    "layout": "data/layouts.py",
+    "layout": "data/layouts",
     "task": "learn/tasks.py",
     "figure": "report/figures.py",
 }

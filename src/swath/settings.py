@@ -26,13 +26,41 @@ class Patches(Section):
     """How scenes are cut into patches."""
 
     size_px: Count | None = None
-    """Side of a patch; null takes patches as they were published."""
+    """Side of a patch on the finest grid; null takes patches as they were published."""
     stride_px: Count | None = None
     """Distance between neighbouring patches; null is the side, so patches do not overlap."""
+    padding: Literal["none", "shift", "nodata", "reflect"] = "none"
+    """Patches that would reach over the edge of a scene: `none` leaves them out, `shift` moves the
+    last one inward, `nodata` and `reflect` fill them. What is filled is never labelled."""
+    native_gsd: bool = False
+    """Whether coarser bands are stored in their own pixels, and brought to the finest grid when
+    they are loaded; else they are stored on the finest grid."""
+    resampling: Literal["nearest", "bilinear", "cubic", "average"] = "nearest"
+    """How coarser bands are brought to the finest grid."""
     min_valid: Share = 0.5
-    """Least share of clear, labelled pixels; patches below it are left out and counted."""
+    """Least share of pixels that are seen, clear and labelled; patches below are left out and
+    counted."""
     fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the patches that is kept, drawn alike from each class: for quick trials."""
+    shard_mb: Count = 1024
+    """Pixels that one job cuts, in megabytes; a larger scene is a job by itself."""
+
+
+class Quality(Section):
+    """What makes a scene unfit, and what is done about it."""
+
+    broken: Literal["skip", "fatal"] = "skip"
+    """`skip` sets an unfit scene aside and goes on, `fatal` stops."""
+    max_nodata: Share = 1.0
+    """Largest share of no-data and NaN pixels; a scene without any data is always unfit."""
+    max_clouds: Share = 1.0
+    """Largest share of pixels that the mask hides."""
+    max_saturated: Share = 1.0
+    """Largest share of saturated pixels (card: saturated)."""
+    max_implausible: Share = 0.01
+    """Largest share of pixels outside the plausible range (card: valid_range)."""
+    constant_bands: bool = False
+    """Whether a band with one single value is accepted."""
 
 
 class Optim(Section):
@@ -48,6 +76,23 @@ class Optim(Section):
     """Share of the steps in which the rate rises."""
 
 
+class Augment(Section):
+    """How batches are augmented in training; see `swath.learn.augment`."""
+
+    flip: bool = True
+    """Flips along both axes, each in half of the cases."""
+    turn: bool = True
+    """Quarter turns; with the flips all eight symmetries of a square."""
+    crop_px: Count | None = None
+    """Side of a square drawn from each patch; null takes patches whole."""
+    band_dropout: Share = 0.0
+    """Probability of each band of a patch to be set to its mean."""
+    mixup: NonNegative = 0.0
+    """Two patches are blended, by a share drawn from Beta(α, α); 0 blends none."""
+    cutmix: NonNegative = 0.0
+    """A box of another patch is pasted, whose area is drawn likewise; 0 pastes none."""
+
+
 class Trainer(Section):
     """One attempt at one training."""
 
@@ -57,7 +102,10 @@ class Trainer(Section):
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """`auto` times a step in both and takes the faster."""
     channels_last: bool = True
-    augment: list[Literal["flip", "turn"]] = ["flip", "turn"]
+    shuffle: Literal["auto", "full", "blocks"] = "auto"
+    """`blocks` reads long pieces in random order and shuffles within a buffer of them; `auto` does
+    so where the training part does not fit in half of the memory."""
+    augment: Augment = Augment()
 
 
 class Runs(Section):
@@ -113,6 +161,7 @@ class Tracking(Section):
 FIXED: dict[str, type[BaseModel]] = {
     "data": Card,
     "patches": Patches,
+    "quality": Quality,
     "optim": Optim,
     "trainer": Trainer,
     "runs": Runs,
@@ -121,8 +170,8 @@ FIXED: dict[str, type[BaseModel]] = {
     "tracking": Tracking,
 }
 SECTIONS = (
-    "data", "patches", "split", "task", "model", "optim", "trainer", "runs", "scores", "sweep",
-    "tracking",
+    "data", "patches", "quality", "split", "task", "model", "optim", "trainer", "runs", "scores",
+    "sweep", "tracking",
 )  # fmt: skip
 
 
@@ -191,13 +240,24 @@ def _validated(shape: type[BaseModel], where: str, values: dict[str, Any]) -> di
     path = [str(part) for part in first["loc"] if not _is_type_tag(part)]
     key = ".".join([where, *path])
     if first["type"] == "extra_forbidden":
-        known = shape.model_fields if len(path) == 1 else {}
-        mend = nearest(key, [f"{where}.{name}" for name in known]) if known else "take it out"
+        known = _keys(shape, path[:-1])
+        whole = [".".join([where, *path[:-1], name]) for name in known]
+        mend = nearest(key, whole) if known else "take it out"
         raise ConfigError("unknown key", where=key, mend=mend)
     if first["type"] == "missing":
         raise ConfigError("has no value", where=key, mend="give it one")
     reason = first["msg"].removeprefix("Input ")
     raise ConfigError(f"{first['input']!r} will not do", where=key, mend=f"it {reason}")
+
+
+def _keys(shape: type[BaseModel], path: list[str]) -> list[str]:
+    """The keys of the table at this path; none where it has no fixed shape."""
+    for part in path:
+        inner = field.annotation if (field := shape.model_fields.get(part)) else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        shape = inner
+    return list(shape.model_fields)
 
 
 def _is_type_tag(part: int | str) -> bool:

@@ -7,9 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swath.data.grid import (
-    rectangle_distances,
-    rectangle_gaps,
-    rectangle_overlaps,
     window_corners,
 )
 
@@ -55,36 +52,53 @@ def test_every_whole_window_is_there_and_covers_as_often_as_the_stride_says(
     np.testing.assert_array_equal(times, expected)
 
 
+@given(
+    height=SIDE, width=SIDE, size=SIDE, stride=SIDE,
+    padding=st.sampled_from(["none", "shift", "nodata", "reflect"]),
+)  # fmt: skip
+def test_padding_covers_what_it_promises(
+    height: int, width: int, size: int, stride: int, padding: str
+) -> None:
+    corners = window_corners(height, width, size, stride, padding)
+    assert len({tuple(corner) for corner in corners}) == len(corners)
+    assert corners.tolist() == sorted(corners.tolist())
+    times = np.zeros((height, width), int)
+    for row, column in corners:
+        assert row < height and column < width, "a window lies beyond the edge"
+        window = times[row : row + size, column : column + size]
+        whole = window.shape == (size, size)
+        assert whole or padding in ("nodata", "reflect"), "a window reaches over the edge"
+        window += 1
+    if padding in ("none", "shift") and size > min(height, width):
+        assert not len(corners)
+    elif padding != "none" and stride <= size:
+        assert times.min() >= 1
+    # What lies before the last whole window is covered as without padding.
+    plain = np.zeros_like(times)
+    for row, column in window_corners(height, width, size, stride):
+        plain[row : row + size, column : column + size] += 1
+    assert (times >= plain).all()
+    if padding == "none":
+        np.testing.assert_array_equal(times, plain)
+    elif padding != "shift":  # one more window at most, along each side
+        rows, columns = np.unique(corners[:, 0]), np.unique(corners[:, 1])
+        assert (np.diff(rows) == stride).all() and (np.diff(columns) == stride).all()
+        for length, starts in ((height, rows), (width, columns)):
+            assert len(starts) == 1 or starts[-2] + size < length, "the last was not needed"
+
+
+def test_the_last_window_is_moved_inward_or_reaches_over() -> None:
+    assert window_corners(10, 4, 4, 4, "shift")[:, 0].tolist() == [0, 4, 6]
+    assert window_corners(8, 4, 4, 4, "shift")[:, 0].tolist() == [0, 4]
+    assert window_corners(10, 4, 4, 4, "nodata")[:, 0].tolist() == [0, 4, 8]
+    assert window_corners(3, 4, 4, 4, "reflect").tolist() == [[0, 0]]
+    # Gaps between the windows: none begins beyond the edge.
+    assert window_corners(10, 2, 2, 5, "nodata")[:, 0].tolist() == [0, 5]
+
+
 def test_a_stride_of_half_the_size_covers_the_inside_four_times() -> None:
     times = np.zeros((64, 64), int)
     for row, column in window_corners(64, 64, 16, 8):
         times[row : row + 16, column : column + 16] += 1
     assert np.unique(times[8:-8, 8:-8]).tolist() == [4]
     assert times[0, 0] == 1 and times[0, 30] == 2
-
-
-# west, south, east, north; the second of each pair, and what is known of it
-FIRST = (0.0, 0.0, 10.0, 10.0)
-PAIRS = [
-    ((4.0, 3.0, 14.0, 13.0), 42.0, 0.0),
-    ((10.0, 0.0, 20.0, 10.0), 0.0, 0.0),
-    ((10.0, 10.0, 20.0, 20.0), 0.0, 0.0),
-    ((13.0, 14.0, 20.0, 20.0), 0.0, 5.0),
-    ((-9.0, 2.0, -2.0, 4.0), 0.0, 2.0),
-    ((2.0, 30.0, 4.0, 31.0), 0.0, 20.0),
-    ((2.0, 2.0, 4.0, 5.0), 6.0, 0.0),
-    (FIRST, 100.0, 0.0),
-]
-
-
-def test_rectangles_share_and_part_as_drawn_by_hand() -> None:
-    second = np.array([other for other, _, _ in PAIRS])
-    first = np.repeat([FIRST], len(second), axis=0)
-    for a, b in ((first, second), (second, first)):
-        np.testing.assert_array_equal(rectangle_overlaps(a, b), [area for _, area, _ in PAIRS])
-        np.testing.assert_array_equal(rectangle_distances(a, b), [m for _, _, m in PAIRS])
-
-
-def test_gaps_are_negative_where_rectangles_overlap_along_an_axis() -> None:
-    gap_x, gap_y = rectangle_gaps(np.array([FIRST]), np.array([(13.0, 4.0, 20.0, 20.0)]))
-    assert (gap_x.tolist(), gap_y.tolist()) == ([3.0], [-6.0])

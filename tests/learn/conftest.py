@@ -16,8 +16,11 @@ from rasterio.transform import from_origin
 
 from swath import settings
 from swath.data.card import Card
-from swath.data.layouts import Scene, scene_folders
-from swath.data.patchset import Mapped, PatchSet
+from swath.data.layouts.scene_folders import scene_folders
+from swath.data.mapped import Mapped
+from swath.data.patches import contents_of
+from swath.data.patchset import PatchSet
+from swath.data.scene import Scene
 from swath.learn.train import build
 
 CLASSES = ["Water", "Forest", "Pasture"]
@@ -55,9 +58,14 @@ def patch_set() -> Callable[..., PatchSet]:
                 "scene": 0,
                 "row": 0,
                 "col": np.arange(count) * side,
-                "easting": 500_000.0 + np.arange(count) * side * 10,
-                "northing": 5_000_000.0,
+                "west": 500_000.0 + np.arange(count) * side * 10,
+                "south": 5_000_000.0 - side * 10,
+                "east": 500_000.0 + np.arange(1, count + 1) * side * 10,
+                "north": 5_000_000.0,
                 "epsg": 32632,
+                "lon": 9.0,
+                "lat": 45.15,
+                "time": np.datetime64("2020-07-01", "s"),
                 "name": [f"p{n}" for n in range(count)],
             }
         )
@@ -74,7 +82,8 @@ def patch_set() -> Callable[..., PatchSet]:
             cut = range(0, count, chunk)
             return Mapped(tuple(array[start : start + chunk] for start in cut), array.shape)
 
-        return PatchSet(mapped(image), mapped(label), places, facts)
+        contents = contents_of(label, len(CLASSES)) if count else np.empty((0, len(CLASSES)), int)
+        return PatchSet(mapped(image), mapped(label), places, contents, facts)
 
     return make
 
@@ -161,7 +170,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory, card: Card) -> Scene:
         ) as file:
             file.write(pixels)
             file.descriptions = bands
-    return scene_folders(folder.parent, card, images=["*_10m.tif", "*_20m.tif"]).opened[0]
+    source = scene_folders(folder.parent, card, images=["*_10m.tif", "*_20m.tif"])
+    return source.open(*source.names)
 
 
 @pytest.fixture

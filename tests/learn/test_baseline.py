@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from swath.data.card import UNLABELLED
+from swath.data.mapped import Mapped
+from swath.data.patchset import PatchSet, Several
 from swath.learn import baseline
 from swath.learn.baseline import predict_baseline
 
@@ -66,3 +71,83 @@ def test_every_training_patch_has_its_say(patch_set, monkeypatch: pytest.MonkeyP
         image[2] = 3000 if n >= 18 else 1000
     _, (predicted, _) = predict_baseline(patches, TRAIN, TEST, seed=0)
     assert (predicted == 2).all()
+
+
+@pytest.mark.parametrize("labels", ["patch", "pixel"])
+@pytest.mark.parametrize("dtype, absent", [("float32", np.nan), ("float32", np.inf), ("uint16", 0)])
+def test_pixels_without_data_are_missing_and_harm_nobody(patch_set, labels, dtype, absent) -> None:
+    patches = patch_set(36, labels=labels, dtype=dtype)
+    for chunk in patches.image.chunks:
+        chunk[..., :5, :] = absent
+        chunk[0] = absent  # patches that nobody saw
+    known = np.setdiff1d(TEST, [30])
+    _, (predicted, confidence) = predict_baseline(patches, TRAIN, known, seed=0)
+    truth = patches.label.gather(known)
+    rows = ... if labels == "patch" else np.s_[:, 5:]
+    assert (predicted[rows] == truth[rows]).mean() > 0.95
+    assert not np.isnan(confidence).any()
+    assert predict_baseline(patches, TRAIN, np.array([30]), seed=0)[1][0].max() < 3
+
+
+def test_statistics_of_a_patch_worked_out_by_hand() -> None:
+    image = np.array([[[[1, 3], [np.nan, 5]]], [[[np.nan] * 2] * 2]], np.float32)
+    found = baseline._statistics_of(image)
+    # Filled with the mean 3: [[1, 3], [3, 5]].
+    quantiles = np.quantile([1, 3, 3, 5], [0.05, 0.25, 0.75, 0.95])
+    np.testing.assert_allclose(found[0], [3, np.sqrt(2), *quantiles, 2, 2], rtol=1e-6)
+    assert np.isnan(found[1]).all()
+
+
+@pytest.mark.parametrize("side", [1, 2, 3])
+def test_patches_of_few_pixels_are_told_apart(patch_set, side) -> None:
+    patches = patch_set(36, side)
+    _, (predicted, _) = predict_baseline(patches, TRAIN, TEST, seed=0)
+    assert (predicted == patches.label.gather(TEST)).all()
+
+
+@pytest.mark.parametrize("labels", ["patch", "pixel"])
+def test_how_many_are_looked_at_together_changes_nothing(patch_set, labels, monkeypatch) -> None:
+    patches = patch_set(36, labels=labels)
+    whole = predict_baseline(patches, TRAIN, TEST, seed=0)[1]
+    monkeypatch.setattr(baseline, "BATCH_VALUES", 5000)  # four patches
+    for one, other in zip(whole, predict_baseline(patches, TRAIN, TEST, seed=0)[1], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_bands_of_several_gsds_are_gathered_on_one_grid(patch_set) -> None:
+    patches = patch_set(36, side=16)
+    fine = patches.image.gather(np.arange(36))
+    groups = [fine[:, :3], fine[:, 3:, ::2, ::2]]
+    several = Several(
+        groups=tuple(Mapped((group,), group.shape) for group in groups),
+        bands=(("red", "green", "blue"), ("nir",)),
+        factors=(1, 2),
+        wanted=("red", "green", "blue", "nir"),
+        dates=1,
+        resampling="nearest",
+    )
+    mixed = replace(patches, image=several)
+    _, (predicted, _) = predict_baseline(mixed, TRAIN, TEST, seed=0)
+    assert (predicted == patches.label.gather(TEST)).all()
+    assert baseline._statistics(mixed, TEST).shape == (12, 8 * 4)
+
+
+def test_hundreds_of_bands_are_looked_at_a_few_patches_at_a_time(monkeypatch) -> None:
+    seen = []
+
+    class Watched(Mapped):
+        def gather(self, patches):
+            seen.append(len(patches))
+            return super().gather(patches)
+
+    image = np.random.default_rng(0).integers(0, 9, (40, 500, 12, 12)).astype(np.uint8)
+    label = (np.arange(40) % 2).astype(np.uint8)
+    image[label == 1, :100] += 5
+    patches = PatchSet(
+        Watched((image,), image.shape), Mapped((label,), label.shape), pd.DataFrame(),
+        np.eye(2, dtype=np.int64)[label], {"labels": "patch", "nodata": None},
+    )  # fmt: skip
+    monkeypatch.setattr(baseline, "BATCH_VALUES", 500 * 12 * 12 * 7)
+    _, (predicted, _) = predict_baseline(patches, np.arange(30), np.arange(30, 40), seed=0)
+    assert max(seen) == 7 and sum(seen) == 40
+    assert (predicted == label[30:]).all()

@@ -10,28 +10,34 @@ import rasterio
 import torch
 
 from swath.data.card import UNLABELLED
-from swath.errors import RunError
+from swath.errors import DataError, RunError
 from swath.learn.batches import Normalise
 from swath.learn.predict import map_scene, predict_patches
 from swath.learn.train import load
 
+BANDS = ["red", "green", "blue", "nir"]
 COLOURS = ["#1f4fd8", "#1b7837", "#66c2a5"]
 
 
 def mapped(model, scene, folder, **given) -> tuple[np.ndarray, np.ndarray]:
-    paths = folder / "classes.tif", folder / "confidence.tif"
-    map_scene(model, scene, *paths, colours=COLOURS, **given)
+    written = map_scene(
+        model, scene, folder, colours=COLOURS, rgb=BANDS[:3], resampling="nearest", **given
+    )
     opened = []
-    for path in paths:
-        with rasterio.open(path) as file:
+    for kind in ("classes", "confidence"):
+        with rasterio.open(written[kind]) as file:
             opened.append(file.read(1))
     return opened[0], opened[1]
+
+
+def pixels_of(scene) -> np.ndarray:
+    return scene.read(0, 0, scene.grid.height, scene.grid.width, "nearest")
 
 
 def forward(model, scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Classes and percent of the whole scene in one piece, and where the swath is."""
     network, facts = load(model)
-    pixels = scene.read(0, 0, scene.height_px, scene.width_px)
+    pixels = pixels_of(scene)
     normalise = Normalise(facts["statistics"]["mean"], facts["statistics"]["std"], facts["nodata"])
     with torch.inference_mode():
         share, index = network(normalise(pixels[None])).softmax(1)[0].max(0)
@@ -77,21 +83,29 @@ def test_a_map_lies_exactly_on_its_scene_and_is_cloud_optimised(
     scene, save_model, tmp_path
 ) -> None:
     mapped(save_model(), scene, tmp_path)
-    with rasterio.open(scene.images[0]) as image:
+    with rasterio.open(scene.files[0]) as image:
         for name in ("classes", "confidence"):
-            with rasterio.open(tmp_path / f"{name}.tif") as file:
+            with rasterio.open(tmp_path / f"scene_a_{name}.tif") as file:
                 assert file.transform == image.transform
                 assert file.crs == image.crs
                 assert file.shape == image.shape
                 assert file.dtypes == ("uint8",)
                 assert file.nodata == UNLABELLED
                 assert file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
-    assert sorted(p.name for p in tmp_path.glob("*.tif")) == ["classes.tif", "confidence.tif"]
+    kinds = sorted(p.name.removeprefix("scene_a_") for p in tmp_path.glob("*.tif"))
+    assert kinds == ["classes.tif", "confidence.tif", "image.tif"]
+
+
+def test_beside_a_map_lies_a_picture_of_three_bands(scene, save_model, tmp_path) -> None:
+    mapped(save_model(), scene, tmp_path, window_px=64)
+    with rasterio.open(tmp_path / "scene_a_image.tif") as file:
+        assert file.descriptions == tuple(BANDS[:3])
+        np.testing.assert_array_equal(file.read(), pixels_of(scene)[:3])
 
 
 def test_classes_have_their_colours_and_names(scene, save_model, tmp_path) -> None:
     mapped(save_model(), scene, tmp_path)
-    with rasterio.open(tmp_path / "classes.tif") as file:
+    with rasterio.open(tmp_path / "scene_a_classes.tif") as file:
         table = file.colormap(1)
         names = file.tags(1)
     for value, colour in enumerate(COLOURS):
@@ -130,7 +144,11 @@ def test_windows_leave_no_seams(scene, save_model, tmp_path, name, share) -> Non
 
 
 def test_a_scene_smaller_than_a_window_and_its_margin(scene, save_model, tmp_path) -> None:
-    small = replace(scene, height_px=20, width_px=24)
+    layers = tuple(
+        replace(layer, grid=replace(layer.grid, height=20 // factor, width=24 // factor))
+        for layer, (_, factor) in zip(scene.layers, scene.factors, strict=True)
+    )
+    small = replace(scene, layers=layers)
     classes, _ = mapped(save_model("unet", width=4), small, tmp_path)
     assert classes.shape == (20, 24)
     assert (classes != UNLABELLED).all()
@@ -144,7 +162,8 @@ def test_a_scene_that_lacks_a_band_is_refused(scene, save_model, tmp_path) -> No
 
 
 def test_a_map_that_fails_leaves_nothing(scene, save_model, tmp_path) -> None:
-    broken = replace(scene, images=(scene.images[0], tmp_path / "absent.tif"))
-    with pytest.raises(OSError, match=r"absent\.tif"):
+    absent = replace(scene.layers[1], where=((tmp_path / "absent.tif", 1),))
+    broken = replace(scene, layers=(scene.layers[0], absent))
+    with pytest.raises(DataError, match=r"absent\.tif"):
         mapped(save_model(), broken, tmp_path)
     assert not list(tmp_path.glob("*.tif")) and not list(tmp_path.glob(".*.tif"))

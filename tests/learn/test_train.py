@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from swath.errors import RunError
+from swath.learn import batches
 from swath.learn.train import load, schedule, train
 
 
@@ -154,6 +155,38 @@ def test_automatic_precision_is_decided_once(patch_set, statistics, sections, tm
     )
 
 
+def test_the_order_is_decided_once(
+    patch_set, statistics, sections, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run goes on in its own order on a machine with more memory, too."""
+    patches = patch_set(24, labels="pixel")
+    monkeypatch.setattr(batches, "memory_bytes", lambda: 1000)
+    train(patches, parts_of(24), statistics, tmp_path, **sections(), seed=0, until_epoch=1)
+    monkeypatch.undo()
+    train(patches, parts_of(24), statistics, tmp_path, **sections(), seed=0)
+    facts = json.loads((tmp_path / "progress.json").read_text())["facts"]
+    assert facts["shuffle"] == "blocks"
+
+
+AUGMENT = {"crop_px": 12, "band_dropout": 0.2, "mixup": 0.4, "cutmix": 1.0}
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_run_with_mixed_labels_learns_and_goes_on_bit_for_bit(
+    patch_set, statistics, sections, tmp_path, smoothing
+) -> None:
+    patches = patch_set(32)
+    given = sections(
+        "cnn", "classification", model__width=4, model__blocks=1, trainer__epochs=6,
+        trainer__augment=AUGMENT, task__label_smoothing=smoothing,
+    )  # fmt: skip
+    straight = train(patches, parts_of(32), statistics, tmp_path / "straight", **given, seed=0)
+    assert straight.history["val/accuracy"].max() > 0.8
+    train(patches, parts_of(32), statistics, tmp_path / "cut", **given, seed=0, until_epoch=3)
+    gone_on = train(patches, parts_of(32), statistics, tmp_path / "cut", **given, seed=0)
+    assert gone_on.history["train/loss"].equals(straight.history["train/loss"])
+
+
 # ---- bad input: one line each -----------------------------------------------------------------
 
 
@@ -164,12 +197,12 @@ def refused(error: pytest.ExceptionInfo[RunError], *words: str) -> None:
         assert word in text
 
 
-def test_data_that_are_no_numbers_stop_the_run(patch_set, statistics, sections, tmp_path) -> None:
+def test_a_loss_that_is_no_number_stops_the_run(patch_set, statistics, sections, tmp_path) -> None:
     patches = patch_set(24, labels="pixel", nodata=None, dtype="float32")
-    patches.image.chunks[0][1] = np.nan
+    patches.image.chunks[0][1] = 3e38  # NaN and infinity would be no-data
     with pytest.raises(RunError) as error:
         train(patches, parts_of(24), statistics, tmp_path, **sections(), seed=0)
-    refused(error, "loss is nan", "optim.lr")
+    refused(error, "loss is inf", "optim.lr")
     assert not (tmp_path / "best.ckpt").exists()
 
 
@@ -222,6 +255,36 @@ def test_a_patch_size_that_the_model_cannot_take(patch_set, statistics, sections
             seed=0,
         )
     refused(error, "unet")
+
+
+@pytest.mark.parametrize(
+    "labels, augment, words",
+    [
+        ("patch", {"crop_px": 17}, ("crop of 17 px", "trainer.augment.crop_px")),
+        ("pixel", {"mixup": 0.2}, ("mixup", "trainer.augment.cutmix")),
+    ],
+)
+def test_an_augmentation_that_does_not_fit_the_patches(
+    patch_set, statistics, sections, tmp_path, labels, augment, words
+) -> None:
+    model, task = ("cnn", "classification") if labels == "patch" else ("unet", "segmentation")
+    with pytest.raises(RunError) as error:
+        train(
+            patch_set(24, labels=labels),
+            parts_of(24),
+            statistics,
+            tmp_path,
+            **sections(model, task, trainer__augment=augment),
+            seed=0,
+        )
+    refused(error, *words)
+
+
+def test_a_crop_that_the_model_cannot_take(patch_set, statistics, sections, tmp_path) -> None:
+    given = sections("unet", model__width=4, model__depth=3, trainer__augment={"crop_px": 12})
+    with pytest.raises(RunError) as error:
+        train(patch_set(24, labels="pixel"), parts_of(24), statistics, tmp_path, **given, seed=0)
+    refused(error, "unet", "crop_px")
 
 
 @pytest.mark.parametrize("part", ["train", "val"])

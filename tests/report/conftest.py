@@ -13,16 +13,31 @@ import numpy as np
 import pandas as pd
 import pytest
 import rasterio
-import xarray as xr
+import yaml
 from rasterio.transform import from_origin
 from scipy.ndimage import gaussian_filter
 from sklearn.metrics import cohen_kappa_score
 
+from swath.data.card import Card
+from swath.data.layouts.scene_folders import scene_folders
+from swath.data.patches import Cutting, cut
+from swath.data.patchset import PatchSet, open_patches
+from swath.data.published import Published
+from swath.data.scene import Scene
+from swath.data.shards import index_shards
+from swath.data.statistics import add_up, measure, summary
 from swath.report.page import write_report
 
 CLASSES = ("Water", "Forest", "Pasture", "Residential")
 COLOURS = ("#4477aa", "#228833", "#ccbb44", "#ee6677")
 SPLITS = ("blocks", "random")
+LIMITS = {
+    "max_nodata": 1.0,
+    "max_clouds": 1.0,
+    "max_saturated": 1.0,
+    "max_implausible": 0.01,
+    "constant_bands": False,
+}
 
 
 @dataclass(frozen=True)
@@ -77,70 +92,105 @@ def _raster(path: Path, bands: np.ndarray, scene: int, colours: tuple[str, ...] 
             raster.write_colormap(1, dict(enumerate(rgb)))
 
 
-def _write(path: Path, value: Any) -> None:
+def write_file(path: Path, value: Any) -> None:
+    """Write text, or anything else as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
 
 
-def _patches(folder: Path, shape: Shape, segmentation: bool, seed: int) -> xr.Dataset:
+def make_card(shape: Shape, labels: str) -> Card:
+    """The card of the made-up landscape."""
+    nm = (490.0, 560.0, 665.0, 842.0)
+    return Card.model_validate(
+        {
+            "name": "fields",
+            "title": "Fields, a made-up landscape",
+            "licence": "<b>not bold</b>",
+            "citation": "none",
+            "synthetic": True,
+            "layout": {"name": "scene_folders"},
+            "bands": [
+                {"name": name, "wavelength_nm": w, "gsd_m": 10.0}
+                for name, w in zip(BANDS, nm, strict=True)
+            ],
+            "rgb": ["B04", "B03", "B02"],
+            "scale": 10_000.0,
+            "classes": dict(zip(shape.classes, shape.colours, strict=True)),
+            "labels": labels,
+        }
+    )
+
+
+def _scenes(folder: Path, card: Card, shape: Shape, seed: int) -> list[Scene]:
     rng = np.random.default_rng(seed)
-    images, labels, rows = [], [], []
     for scene in range(shape.scenes):
         truth = _landscape(shape, rng)
         image = _image(truth, len(shape.classes), np.random.default_rng(seed + 1))
         _raster(folder / "scenes" / f"s{scene}_image.tif", image, scene)
         _raster(folder / "scenes" / f"s{scene}_truth.tif", truth, scene)
-        for row in range(0, truth.shape[0], shape.side_px):
-            for column in range(0, truth.shape[1], shape.side_px):
-                window = np.s_[..., row : row + shape.side_px, column : column + shape.side_px]
-                images.append(image[window])
-                labels.append(truth[window])
-                rows.append((scene, row, column))
-    scene, row, column = np.array(rows).T
-    label = np.array(labels)
-    if not segmentation:
-        label = np.array([np.bincount(one.ravel()).argmax() for one in label], dtype=np.uint8)
-        scene = np.arange(len(rows))  # a set of single patches: each is a scene of its own
-    patch = xr.Dataset(
-        {
-            "image": (("patch", "band", "y", "x"), np.array(images)),
-            "label": (("patch", "y", "x")[: label.ndim], label),
-        },
-        coords={
-            "scene": ("patch", scene),
-            "row": ("patch", row),
-            "col": ("patch", column),
-            "easting": ("patch", 500_000.0 + 90_000 * np.array(rows)[:, 0] + column * 10),
-            "northing": ("patch", 5_300_000.0 - row * 10),
-            "epsg": ("patch", 32632 + scene % 2),
-            "lon": ("patch", rng.uniform(-9, 25, len(rows)) if not segmentation else 9 + row * 0.0),
-            "lat": (
-                "patch",
-                rng.uniform(38, 60, len(rows)) if not segmentation else 47 + row * 0.0,
-            ),
-            "name": ("patch", np.array([f"patch-{i}" for i in range(len(rows))], dtype=object)),
-            "band": ("band", np.array(BANDS, dtype=object)),
-            "wavelength_nm": ("band", [490, 560, 665, 842]),
-        },
-        attrs={
-            "dataset": "fields",
-            "title": "Fields, a made-up landscape",
-            "synthetic": True,
-            "classes": list(shape.classes),
-            "colours": list(shape.colours),
-            "gsd_m": 10.0,
-            "size_px": shape.side_px,
-            "scale": 10_000,
-            "rgb": [2, 1, 0],
-            "task": "segmentation" if segmentation else "classification",
-            "nodata": None,
-            "scenes": [f"s{i}" for i in range(int(scene.max()) + 1)],
-        },
+    source = scene_folders(
+        folder / "scenes", card, images=["{scene}_image.tif"], labels="{scene}_truth.tif"
     )
-    store = folder / "patches" / "set.zarr"
-    patch.to_zarr(store, zarr_format=3, consolidated=False)
-    _write(folder / "patches" / "manifest.json", {"version": "c0ffee" * 10, "files": {}})
-    return patch
+    return [source.open(name) for name in source.names]
+
+
+def _single_patches(scenes: list[Scene], card: Card, shape: Shape, seed: int) -> Published:
+    """The windows of the scenes as patches of their own, spread over several zones."""
+    side, rng = shape.side_px, np.random.default_rng(seed)
+    windows = [
+        (scene, row, column)
+        for scene in scenes
+        for row in range(0, scene.grid.height, side)
+        for column in range(0, scene.grid.width, side)
+    ]
+    images = np.array([s.read(r, c, side, side, "nearest") for s, r, c in windows])
+    pixels = [s.read_labels(r, c, side, side).ravel() for s, r, c in windows]
+    count, classes = len(windows), len(shape.classes)
+    shares = np.array([np.bincount(one, minlength=classes) for one in pixels])
+    labels = shares.argmax(axis=1).astype(np.uint8)
+    if card.labels == "several":
+        labels = (shares > side**2 / 10).astype(np.uint8)
+    west, north = rng.uniform(3e5, 7e5, count), rng.uniform(4.3e6, 6.6e6, count)
+    places = pd.DataFrame(
+        {
+            "scene": [f"p{number}" for number in range(count)],
+            "row": 0,
+            "col": 0,
+            "west": west,
+            "south": north - side * 10,
+            "east": west + side * 10,
+            "north": north,
+            "epsg": 32629 + np.arange(count) % 7,
+            "time": pd.NaT,
+            "name": [f"patch-{number}" for number in range(count)],
+        }
+    )
+    return Published(
+        "fields", places, BANDS, ((BANDS, 1),), side, 10.0, "uint16", (),
+        lambda part: ([images[part.index]], labels[part.index]),
+    )  # fmt: skip
+
+
+def _patches(folder: Path, shape: Shape, labels: str, seed: int) -> PatchSet:
+    card = make_card(shape, labels)
+    scenes = _scenes(folder, card, shape, seed)
+    pieces: list[Any] = (
+        scenes if labels == "pixel" else [_single_patches(scenes, card, shape, seed)]
+    )
+    cutting = Cutting(shape.side_px if labels == "pixel" else None)
+    cut(
+        card, iter([(piece.name, piece) for piece in pieces]), folder / "patches" / "shard0",
+        cutting, limits=LIMITS, made_by={},
+    )  # fmt: skip
+    plan = {
+        "dataset": card.name,
+        "data_version": "beef" * 16,
+        "shards": [{"name": "shard0"}],
+        "set_aside": [{"scene": "s7", "reason": "s7_image.tif: lacks the band B08"}],
+    }
+    index_shards(plan, folder / "patches", broken="skip")
+    write_file(folder / "config" / "data.yaml", yaml.safe_dump(card.model_dump(mode="json")))
+    return open_patches(folder / "patches" / "manifest.json")
 
 
 def _scores(truth: np.ndarray, predicted: np.ndarray, shape: Shape, **facts: Any) -> dict[str, Any]:
@@ -196,12 +246,12 @@ def _noisy(truth: np.ndarray, wrong: float, classes: int, rng: np.random.Generat
     return np.where(errs, (truth + 1 + (field < field.mean() * 1.2)) % classes, truth).astype("u1")
 
 
-def _split(folder: Path, shape: Shape, patches: xr.Dataset, name: str, seed: int) -> pd.Series:
-    rng, count = np.random.default_rng(seed), patches.sizes["patch"]
+def _split(folder: Path, shape: Shape, patches: PatchSet, name: str, seed: int) -> pd.Series:
+    rng, count = np.random.default_rng(seed), len(patches)
     if name == "random":
         order = rng.permutation(count)
     else:
-        order = np.lexsort((patches["row"].values, patches["col"].values))
+        order = np.lexsort((patches.places["row"], patches.places["col"]))
     part = np.array(["train"] * count, dtype=object)
     part[order[int(count * 0.5) : int(count * 0.55)]] = "unused"
     part[order[int(count * 0.55) : int(count * 0.7)]] = "val"
@@ -229,17 +279,19 @@ def _split(folder: Path, shape: Shape, patches: xr.Dataset, name: str, seed: int
         },
         "problems": [f"patches 3 (train) and 7 (test) of {n} overlap by 800 m²"] if leaky else [],
     }
-    _write(target / "audit.json", audit)
-    _write(target / "statistics.json", {"mean": [1.0] * 4, "std": [1.0] * 4, "patches": 20})
+    write_file(target / "audit.json", audit)
+    sums = measure(patches, np.arange(count), (part == "train")[None])
+    folds = [summary(total, patches.image.dtype) for total in add_up([sums], 1)]
+    write_file(target / "statistics.json", {"folds": folds})
     return pd.Series(part)
 
 
 def _run(
-    folder: Path, shape: Shape, patches: xr.Dataset, split: str, part: pd.Series, seed: int
+    folder: Path, shape: Shape, patches: PatchSet, split: str, part: pd.Series, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
     test = np.flatnonzero(part == "test")
-    truth, classes = patches["label"].values[test], len(shape.classes)
+    truth, classes = patches.label.gather(test), len(shape.classes)
     predicted = _noisy(truth, 0.08 if split == "random" else 0.2, classes, rng)
     run = folder / "runs" / f"{split}-fold0-seed{seed}"
     facts = {"split": split, "fold": 0, "seed": seed}
@@ -263,7 +315,7 @@ def _run(
         predicted=predicted,
         confidence=rng.uniform(0.4, 1, predicted.shape).astype(np.float16),
     )
-    _write(run / "scores.json", _scores(truth, predicted, shape, **facts))
+    write_file(run / "scores.json", _scores(truth, predicted, shape, **facts))
     more = {
         "run_id": "5e1f0c3a9d",
         "model": "resnet8",
@@ -277,20 +329,22 @@ def _run(
         "data_version": "c0ffee" * 10,
         "code": "ab12cd34ef",
     }
-    _write(run / "run.json", {**facts, **more})
+    write_file(run / "run.json", {**facts, **more})
     (run / "best.ckpt").write_bytes(b"")
     _maps(folder, shape, run.name, patches, rng)
     guess = _noisy(truth, 0.3, classes, rng)
     baseline = folder / "baselines" / f"{split}-fold0"
-    _write(baseline / "baseline.json", {"name": "random forest on band statistics", "seconds": 3.2})
-    _write(baseline / "scores.json", _scores(truth, guess, shape, **facts))
+    write_file(
+        baseline / "baseline.json", {"name": "random forest on band statistics", "seconds": 3.2}
+    )
+    write_file(baseline / "scores.json", _scores(truth, guess, shape, **facts))
 
 
 def _maps(
-    folder: Path, shape: Shape, run: str, patches: xr.Dataset, rng: np.random.Generator
+    folder: Path, shape: Shape, run: str, patches: PatchSet, rng: np.random.Generator
 ) -> None:
     target, scenes = folder / "maps" / run, []
-    for scene in range(shape.scenes if patches["label"].ndim > 1 else 0):
+    for scene in range(shape.scenes if patches.facts["labels"] == "pixel" else 0):
         with rasterio.open(folder / "scenes" / f"s{scene}_truth.tif") as raster:
             truth = raster.read(1)
         mapped = _noisy(truth, 0.15, len(shape.classes), rng)
@@ -306,7 +360,7 @@ def _maps(
                 "image": [str(folder / "scenes" / f"s{scene}_image.tif")],
             }
         )
-    _write(target / "maps.json", {"scenes": scenes})
+    write_file(target / "maps.json", {"scenes": scenes})
 
 
 def _study(folder: Path, seed: int) -> None:
@@ -337,7 +391,7 @@ def _study(folder: Path, seed: int) -> None:
                 "reason": "the loss was not finite" if failed else None,
             }
         )
-    _write(
+    write_file(
         folder / "study" / "trials.json",
         {"objective": "val/accuracy", "direction": "maximize", "trials": trials, "best": 4},
     )
@@ -346,41 +400,43 @@ def _study(folder: Path, seed: int) -> None:
 def write_experiment(
     folder: Path,
     *,
-    segmentation: bool,
+    labels: str,
     shape: Shape = Shape(),
     splits: tuple[str, ...] = SPLITS,
     study: bool = True,
     seed: int = 0,
 ) -> Path:
     """Write all files of an experiment below `folder` and give the folder back."""
-    patches = _patches(folder, shape, segmentation, seed)
+    patches = _patches(folder, shape, labels, seed)
     for number, name in enumerate(splits):
         part = _split(folder, shape, patches, name, seed)
-        _run(folder, shape, patches, name, part, seed + number)
+        if labels != "several":
+            _run(folder, shape, patches, name, part, seed + number)
     if study:
         _study(folder, seed)
-    _write(folder / "config" / "optim.yaml", "name: adamw\nlr: 0.001\nweight_decay: 0.05\n")
-    _write(folder / "config" / "model.yaml", "name: resnet8\nwidth: 16\n")
-    _write(folder / "config" / "data.yaml", "name: fields\nnote: '<b>not bold</b>'\n")
+    write_file(folder / "config" / "optim.yaml", "name: adamw\nlr: 0.001\nweight_decay: 0.05\n")
+    write_file(folder / "config" / "model.yaml", "name: resnet8\nwidth: 16\n")
     head = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
     for rule, seconds, memory in (("patches", 1.91, "412.3"), ("train", 71.2, "1322.9")):
         for split in splits:
             row = f"{seconds}\t0:01:11\t{memory}\t1\t1\t1\t0\t0\t180.0\t{seconds * 1.8}\n"
-            _write(folder / "benchmarks" / f"{rule}-{split}-fold0.tsv", head + row)
-    _write(folder / "benchmarks" / "split.tsv", head + "0.4\t0:00:00\t-\t-\t-\t-\t-\t-\t0.0\t0.3\n")
+            write_file(folder / "benchmarks" / f"{rule}-{split}-fold0.tsv", head + row)
+    write_file(
+        folder / "benchmarks" / "split.tsv", head + "0.4\t0:00:00\t-\t-\t-\t-\t-\t-\t0.0\t0.3\n"
+    )
     return folder
 
 
 @pytest.fixture(scope="session")
 def segmentation(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An experiment of whole scenes, where each pixel has a label."""
-    return write_experiment(tmp_path_factory.mktemp("seg") / "fields-unet", segmentation=True)
+    return write_experiment(tmp_path_factory.mktemp("seg") / "fields-unet", labels="pixel")
 
 
 @pytest.fixture(scope="session")
 def classification(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An experiment of single patches, each with one label, over several zones."""
-    return write_experiment(tmp_path_factory.mktemp("cls") / "fields-resnet", segmentation=False)
+    return write_experiment(tmp_path_factory.mktemp("cls") / "fields-resnet", labels="patch")
 
 
 @pytest.fixture(scope="session")
@@ -400,10 +456,17 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
 @pytest.fixture
 def lean(tmp_path: Path) -> Path:
     """An experiment of one split that has only what every experiment has."""
-    folder = write_experiment(tmp_path / "lean", segmentation=True, splits=("blocks",), study=False)
+    folder = write_experiment(tmp_path / "lean", labels="pixel", splits=("blocks",), study=False)
     for name in ("baselines", "maps", "benchmarks"):
         shutil.rmtree(folder / name)
     return folder
+
+
+@pytest.fixture(scope="session")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An experiment of patches with several labels each, on which nothing was trained."""
+    folder = tmp_path_factory.mktemp("several") / "fields-several"
+    return write_experiment(folder, labels="several", study=False)
 
 
 @pytest.fixture(params=["segmentation", "classification"])

@@ -67,7 +67,7 @@ def test_tested_pixels_are_those_of_the_test_patches(segmentation: Path) -> None
     split = results.splits[0]
     scene = split.runs[0].maps[0]
     tested = figures._tested(results, scene, (80, 64), (80, 64))
-    chosen = (split.parts(0) == "test").to_numpy() & (results.patches["scene"].values == 0)
+    chosen = (split.parts(0) == "test").to_numpy() & (results.patches.places["scene"] == 0)
     assert tested.sum() == chosen.sum() * 16 * 16
 
 

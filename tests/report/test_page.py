@@ -129,7 +129,10 @@ def test_optional_parts_leave_their_sections_out(lean: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "missing",
     [
-        "patches/set.zarr",
+        "patches/shard0",
+        "patches/places.parquet",
+        "patches/contents.npy",
+        "patches/shard0/set.zarr/image/c/0/0/0/0",
         "patches/manifest.json",
         "splits/blocks",
         "splits/blocks/split.parquet",

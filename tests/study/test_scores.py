@@ -14,14 +14,15 @@ from swath.study.scores import block_numbers, confusions, per_class, score, summ
 FIGURES = ("overall_accuracy", "average_accuracy", "kappa", "macro_f1", "miou")
 
 
-def places(count: int, *, step_m: float = 640.0, epsg: int = 32632) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "easting": 500_000.0 + np.arange(count) * step_m,
-            "northing": 5_000_000.0,
-            "epsg": epsg,
-        }
-    )
+METRES = 360 / (2 * np.pi * 6_378_137)
+"""Degrees of the equator in a metre."""
+UTM = 32632
+
+
+def places(count: int, *, step_m: float = 640.0, epsg: int = UTM) -> pd.DataFrame:
+    """Patches in a row from west to east."""
+    west = 500_000.0 + np.arange(count) * step_m
+    return pd.DataFrame({"west": west, "north": 5_000_000.0, "epsg": epsg})
 
 
 def scored(truth, predicted, classes, where=None, *, block_m=10_000.0, draws=300, seed=0):
@@ -155,18 +156,45 @@ def test_a_seed_gives_the_same_interval() -> None:
     assert scored(truth, predicted, 3) == scored(truth, predicted, 3)
 
 
-def test_blocks_are_squares_of_the_ground_in_each_crs() -> None:
+@pytest.mark.parametrize("lat", [-56.0, 0.0, 47.5, 69.0])
+def test_blocks_are_squares_of_the_ground_wherever_they_lie(lat: float) -> None:
+    """Counted over a region of 100 km: so many blocks, so many patches in each."""
+    side, step = 10_000.0, 500.0
+    north, east = np.mgrid[0:100_000:step, 0:100_000:step].reshape(2, -1)
+    at = lat + north * METRES
+    where = pd.DataFrame(
+        {"west": -3 + east * METRES / np.cos(np.radians(at)), "north": at, "epsg": 4326}
+    )
+    numbers = block_numbers(where, side)
+    sizes = np.bincount(numbers)
+    assert np.median(sizes) == pytest.approx((side / step) ** 2, rel=0.06)
+    for block in np.flatnonzero(sizes > 0.9 * sizes.max())[:20]:
+        mine = numbers == block
+        assert np.ptp(north[mine]) <= side and np.ptp(east[mine]) <= 1.05 * side
+
+
+@pytest.mark.parametrize("epsg, unit", [(UTM, 1.0), (2263, 0.3048), (-1, 1.0)])
+def test_blocks_are_squares_of_the_map_in_metres(epsg: int, unit: float) -> None:
     where = pd.DataFrame(
         {
-            "easting": [0.0, 999.0, 1000.0, 0.0, 0.0],
-            "northing": [0.0, 999.0, 0.0, -1.0, 0.0],
-            "epsg": [32632, 32632, 32632, 32632, 32633],
+            "west": np.array([0.0, 999.0, 1001.0, 1.0, 1.0]) / unit,
+            "north": np.array([0.0, -999.0, 0.0, 1.0, 0.0]) / unit,
+            "epsg": [epsg, epsg, epsg, epsg, epsg - 1 if epsg < 0 else 32633],
         }
     )
     numbers = block_numbers(where, 1000.0)
     assert numbers[0] == numbers[1]
-    assert len(set(numbers.tolist())) == 4
+    assert len(set(numbers.tolist())) == 4 and numbers.max() == 3
+
+
+def test_a_patch_that_hangs_from_a_border_is_in_the_block_below() -> None:
+    where = pd.DataFrame({"west": 0.0, "north": [2000.0, 1500.0, 1000.0], "epsg": UTM})
+    first, second, third = block_numbers(where, 1000.0)
+    assert first == second != third
 
 
 def test_patches_without_a_place_are_a_block_each() -> None:
-    assert block_numbers(places(5, epsg=0), 1000.0).tolist() == [0, 1, 2, 3, 4]
+    mixed = pd.concat([places(3), places(5, epsg=0), places(3, epsg=-1)], ignore_index=True)
+    numbers = block_numbers(mixed, 1e6)
+    assert len(set(numbers[:3])) == len(set(numbers[8:])) == 1
+    assert len(set(numbers.tolist())) == 1 + 5 + 1 and numbers.max() == 6

@@ -12,6 +12,7 @@ rule fetch:
     params:
         code=lambda w: plan.stage_code("fetch", DATASETS[w.dataset], PINS),
         card=lambda w: plan.hash_of(DATASETS[w.dataset].sections["data"]),
+        own=own_scenes,
         config=lambda w, input: Path(input.config).parent,
     log:
         "state/log/fetch-{dataset}.log",
@@ -24,21 +25,47 @@ rule fetch:
         " --state state/fetch/{wildcards.dataset:q}"
 
 
-rule patches:
+# How many jobs cut the scenes is known when their headers have been read.
+checkpoint scenes:
+    localrule: True
     input:
-        sections("patches"),
+        # Another size of the patches deals no scene anew.
+        ancient(sections("scenes")),
         data=lambda w: f"data/{EXPERIMENTS[w.experiment].dataset}/manifest.json",
     output:
-        "results/{experiment}/patches/manifest.json",
+        "results/{experiment}/scenes.json",
+    params:
+        code=code("scenes"),
+        dealt_by=dealt_by,
+        data=subpath(input.data, parent=True),
+    log:
+        "results/{experiment}/log/scenes.log",
+    benchmark:
+        "results/{experiment}/benchmarks/scenes.tsv"
+    conda:
+        "../../environment.yml"
+    shell:
+        "swath --log {log:q} scenes --config results/{wildcards.experiment:q}/config"
+        " --data {params.data:q} --out {output:q}"
+
+
+rule patches:
+    input:
+        ancient(sections("patches")),
+        # A shard is named by what it holds: a list with other shards changes nothing in this one.
+        scenes=ancient("results/{experiment}/scenes.json"),
+    output:
+        "results/{experiment}/patches/{shard}/manifest.json",
     params:
         # Not an output of its own: the manifest vouches for every file in it.
-        store=lambda w, output: Path(output[0]).parent / "set.zarr",
+        out=subpath(output[0], parent=True),
         code=code("patches"),
-        data=lambda w, input: Path(input.data).parent,
+        cut_by=cut_by,
+        data=lambda w: f"data/{EXPERIMENTS[w.experiment].dataset}",
     log:
-        "results/{experiment}/log/patches.log",
+        "results/{experiment}/log/patches-{shard}.log",
     benchmark:
-        "results/{experiment}/benchmarks/patches.tsv"
+        "results/{experiment}/benchmarks/patches-{shard}.tsv"
     conda:
         "../../environment.yml"
     resources:
@@ -46,19 +73,46 @@ rule patches:
         runtime=240,
     shell:
         "swath --log {log:q} patches --config results/{wildcards.experiment:q}/config"
-        " --data {params.data:q} --out {params.store:q}"
+        " --data {params.data:q} --scenes {input.scenes:q} --shard {wildcards.shard:q}"
+        " --out {params.out:q}"
+
+
+rule index:
+    input:
+        sections("index"),
+        of_shards("results/{experiment}/patches/{shard}/manifest.json"),
+        scenes="results/{experiment}/scenes.json",
+    output:
+        manifest="results/{experiment}/patches/manifest.json",
+        places="results/{experiment}/patches/places.parquet",
+        contents="results/{experiment}/patches/contents.npy",
+    params:
+        code=code("index"),
+    log:
+        "results/{experiment}/log/index.log",
+    benchmark:
+        "results/{experiment}/benchmarks/index.tsv"
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    shell:
+        "swath --log {log:q} index --config results/{wildcards.experiment:q}/config"
+        " --scenes {input.scenes:q} --out {output.manifest:q}"
 
 
 rule split:
     input:
         sections("split"),
+        data=lambda w: ancient(f"data/{EXPERIMENTS[w.experiment].dataset}/manifest.json"),
         patches="results/{experiment}/patches/manifest.json",
     output:
         "results/{experiment}/splits/{split}/split.parquet",
         "results/{experiment}/splits/{split}/audit.json",
-        "results/{experiment}/splits/{split}/statistics.json",
     params:
         code=code("split"),
+        data=subpath(input.data, parent=True),
         out=subpath(output[0], parent=True),
     log:
         "results/{experiment}/log/split-{split}.log",
@@ -71,4 +125,56 @@ rule split:
         runtime=60,
     shell:
         "swath --log {log:q} split --config results/{wildcards.experiment:q}/config"
-        " --patches {input.patches:q} --name {wildcards.split:q} --out {params.out:q}"
+        " --data {params.data:q} --patches {input.patches:q} --name {wildcards.split:q}"
+        " --out {params.out:q}"
+
+
+# A map over the shards; floats need a second round for exact quantiles.
+rule measure:
+    input:
+        patches="results/{experiment}/patches/manifest.json",
+        split="results/{experiment}/splits/{split}/split.parquet",
+        below=sums_below,
+    output:
+        "results/{experiment}/splits/{split}/sums/round{round}/{shard}.npz",
+    params:
+        code=code("measure"),
+        split=subpath(input.split, parent=True),
+        below=lambda w, input: [f"--below={path}" for path in input.below],
+    log:
+        "results/{experiment}/log/measure-{split}-round{round}-{shard}.log",
+    benchmark:
+        "results/{experiment}/benchmarks/measure-{split}-round{round}-{shard}.tsv"
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    shell:
+        "swath --log {log:q} measure --patches {input.patches:q} --split {params.split:q}"
+        " --shard {wildcards.shard:q} --out {output:q} {params.below:q}"
+
+
+rule statistics:
+    input:
+        patches="results/{experiment}/patches/manifest.json",
+        sums=sums_of_round(0),
+        refined=sums_of_round(1),
+    output:
+        "results/{experiment}/splits/{split}/statistics.json",
+    params:
+        code=code("statistics"),
+        sums=lambda w, input: [f"--sums={path}" for path in input.sums],
+        refined=lambda w, input: [f"--refined={path}" for path in input.refined],
+    log:
+        "results/{experiment}/log/statistics-{split}.log",
+    benchmark:
+        "results/{experiment}/benchmarks/statistics-{split}.tsv"
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    shell:
+        "swath --log {log:q} statistics --patches {input.patches:q} --out {output:q}"
+        " {params.sums:q} {params.refined:q}"

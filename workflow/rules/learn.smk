@@ -5,6 +5,7 @@ rule train:
     input:
         sections("train"),
         "results/{experiment}/splits/{split}/audit.json",
+        "results/{experiment}/splits/{split}/statistics.json",
         patches="results/{experiment}/patches/manifest.json",
         split="results/{experiment}/splits/{split}/split.parquet",
     output:

@@ -1,12 +1,14 @@
 # What is known before anything runs: the experiments, composed once and written as section files.
 
 import fcntl
+import json
 import os
 import re
 import sys
 from pathlib import Path
 
 from swath import plan
+from swath.data.card import FETCHED_BY
 from swath.errors import SwathError
 from swath.study import rungs
 
@@ -89,7 +91,8 @@ wildcard_constraints:
     fold=r"\d+",
     seed=r"\d+",
     rung=r"\d+",
-    shard=r"\d+",
+    round=r"[01]",
+    shard=r"[0-9a-f]+",
 
 
 def sections(stage):
@@ -116,6 +119,62 @@ def maps(wildcards):
     name = wildcards.experiment
     pattern = "results/{experiment}/maps/{run}/maps.json"
     return of_runs(pattern, name) if EXPERIMENTS[name].has_scenes else []
+
+
+# ---- the shards of a patch set, known when the scenes' headers have been read ----
+
+
+def dealt_by(wildcards):
+    """The settings that change which scenes there are and how they are dealt."""
+    given = EXPERIMENTS[wildcards.experiment].sections
+    dealt = given["patches"]["shard_mb"], given["quality"]["broken"]
+    return plan.hash_of(plan.without(given["data"], *FETCHED_BY), *dealt)
+
+
+def cut_by(wildcards):
+    """The settings that change what is cut out of a scene; where it came from does not."""
+    given = EXPERIMENTS[wildcards.experiment].sections
+    return plan.hash_of(
+        plan.without(given["data"], *FETCHED_BY),
+        plan.without(given["patches"], "shard_mb"),
+        plan.without(given["quality"], "broken"),
+    )
+
+
+def own_scenes(wildcards):
+    """Names, sizes and times of scenes of one's own, so that a new one is noticed."""
+    card = DATASETS[wildcards.dataset].sections["data"]
+    if card["files"] or card["drawing"] or card["stac"]:
+        return ""
+    folder = Path(card["folder"] or f"data/{wildcards.dataset}").expanduser()
+    found = [path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json"]
+    return plan.hash_of(
+        sorted((str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in found)
+    )
+
+
+def scenes_of(wildcards):
+    """The plan of the shards; Snakemake comes back here when its checkpoint has run."""
+    found = checkpoints.scenes.get(experiment=wildcards.experiment).output[0]
+    return json.loads(Path(found).read_text())
+
+
+def of_shards(pattern):
+    """An input function: the pattern filled in for every shard."""
+    return lambda w: [
+        pattern.format(**{**w, "shard": shard["name"]}) for shard in scenes_of(w)["shards"]
+    ]
+
+
+def sums_of_round(number):
+    """An input function: the sums of a round; there is a second for floats alone."""
+    sums = f"results/{{experiment}}/splits/{{split}}/sums/round{number}/{{shard}}.npz"
+    return lambda w: of_shards(sums)(w) if number < scenes_of(w)["rounds"] else []
+
+
+def sums_below(wildcards):
+    """What the second round builds on; nothing for the first."""
+    return sums_of_round(0)(wildcards) if wildcards.round == "1" else []
 
 
 # ---- the shape of a study, known before it runs ----

@@ -24,6 +24,7 @@ rule trials:
         sections("trials"),
         patches="results/{experiment}/patches/manifest.json",
         split=study_split,
+        statistics=lambda w: study_split(w).replace("split.parquet", "statistics.json"),
         proposal="results/{experiment}/study/proposal.json",
         below=shards_below,
     output:

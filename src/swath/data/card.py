@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+FETCHED_BY = ("files", "drawing", "stac", "mirror", "folder")
+"""Keys of a card that say how the data come, and nothing of what they are."""
 UNLABELLED = 255
 """Label of a pixel that is outside, clouded or unknown; neither trained on nor scored."""
 
@@ -17,6 +19,7 @@ Colour = Annotated[str, Field(pattern="^#[0-9a-fA-F]{6}$")]
 Name = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Hex32 = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
 Hex64 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+_DATE = r"(\.\.|\d{4}(-\d\d){0,2}(T\d\d:\d\d:\d\d(\.\d+)?Z?)?)"
 
 
 class Facts(BaseModel):
@@ -29,10 +32,31 @@ class Band(Facts):
     """One spectral band."""
 
     name: str
-    wavelength_nm: float
-    """Central wavelength."""
+    wavelength_nm: float | None = None
+    """Central wavelength; None where a band has none (radar, elevation)."""
     gsd_m: float
     """Ground sampling distance."""
+
+
+class Spectrum(Facts):
+    """Bands of an imaging spectrometer, evenly spaced: too many to be listed one by one."""
+
+    count: Annotated[int, Field(ge=2)]
+    first_nm: float
+    last_nm: float
+    gsd_m: float
+
+    def bands(self) -> list[dict[str, Any]]:
+        """The bands as a card lists them, named b001, b002, …"""
+        step = (self.last_nm - self.first_nm) / (self.count - 1)
+        return [
+            {
+                "name": f"b{number + 1:03d}",
+                "wavelength_nm": round(self.first_nm + number * step, 2),
+                "gsd_m": self.gsd_m,
+            }
+            for number in range(self.count)
+        ]
 
 
 class File(Facts):
@@ -46,7 +70,9 @@ class File(Facts):
     sha256: Hex64 | None = None
     """Checksum of the file."""
     content: Hex64 | None = None
-    """One SHA-256 over the sorted SHA-256 digests of the files in a zip: survives a re-packing."""
+    """One SHA-256 over the sorted SHA-256 digests of the files in it: survives a re-packing."""
+    unpack: bool = False
+    """Whether it is an archive (zip, tar) whose members are the dataset's files."""
 
 
 class Places(Facts):
@@ -64,6 +90,28 @@ class Table(File):
     made_from: Places | None = None
 
 
+class Search(Facts):
+    """Scenes of a STAC API, or of a list of them that was frozen (`swath.data.search`)."""
+
+    url: Annotated[str, Field(pattern="^https?://")]
+    """Landing page of the API."""
+    collections: Annotated[list[str], Field(min_length=1)]
+    bbox: Annotated[list[float], Field(min_length=4, max_length=4)] | None = None
+    """West, south, east, north in degrees."""
+    area: str | dict[str, Any] | None = None
+    """Instead of `bbox`: a GeoJSON geometry, or the path of a file that holds one or several."""
+    datetime: Annotated[str, Field(pattern=f"^{_DATE}(/{_DATE})?$")]
+    """A day, month or year, or two with a slash between, e.g. `2020-07-01/2020-08-31`."""
+    max_cloud: Annotated[float, Field(ge=0, le=100)] | None = None
+    """Largest cloud cover of a scene in per cent; None takes all."""
+    assets: Annotated[dict[Name, str], Field(min_length=1)]
+    """Band name -> key of the asset that holds it."""
+    max_items: Annotated[int, Field(ge=1)] | None = None
+    """Scenes at most, in the order in which the API lists them."""
+    frozen: str | None = None
+    """A list of scenes in the repository, taken instead of searching."""
+
+
 class Drawing(Facts):
     """A dataset that is drawn instead of fetched (`swath.data.landscape`)."""
 
@@ -76,27 +124,58 @@ class Card(Facts):
     """All that swath knows of a dataset before it has been fetched."""
 
     name: Name
-    title: str
-    licence: str
-    citation: str
+    title: str = ""
+    """Its name unless given."""
+    licence: str = "not stated"
+    citation: str = "not stated"
     synthetic: bool = False
     """Whether the data are drawn by a program; shown with every figure made from them."""
     layout: dict[str, Any]
     """`name` of a registered layout (`swath.data.layouts`) and its settings."""
     files: list[Table] = []
     drawing: Drawing | None = None
+    stac: Search | None = None
+    mirror: Name | None = None
+    """The dataset's folder on a mirror; the card's name unless given."""
+    folder: str | None = None
+    """Folder of scenes of one's own, which are linked to and not copied. A card that names neither
+    files, nor a drawing, a search or a folder is of scenes that lie in `data/<name>/`."""
     bands: Annotated[list[Band], Field(min_length=1)]
-    rgb: list[str]
-    """Names of the bands shown as red, green and blue."""
-    scale: float
+    rgb: Annotated[list[str], Field(min_length=3, max_length=3)]
+    """Names of the bands shown as red, green and blue; the first three unless given."""
+    scale: float = 1.0
     """What a stored value is divided by to give a reflectance or a share of full brightness."""
-    nodata: int | None = None
+    nodata: float | None = None
+    """Stored value of a pixel that was not seen; NaN always is one."""
+    saturated: float | None = None
+    """Stored value from which on a pixel is saturated."""
+    valid_range: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    """Least and largest plausible stored value; no-data and saturated pixels apart."""
     classes: dict[str, Colour]
     """Class name -> colour, in the order of the label values."""
     counts: dict[str, int] = {}
     """Published number of patches a class, where labels belong to whole patches."""
-    labels: Literal["patch", "pixel"]
-    """Whether a label belongs to a whole patch or to each pixel."""
+    labels: Literal["patch", "several", "pixel"]
+    """Whether a patch has one label, several, or one for each of its pixels."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _filled(cls, facts: Any) -> Any:
+        """Fill in what follows from the rest.
+
+        `bands: {count, first_nm, last_nm, gsd_m}` stands for evenly spaced bands.
+        """
+        if not isinstance(facts, dict):
+            return facts
+        facts = dict(facts)
+        if isinstance(facts.get("bands"), dict):
+            facts["bands"] = Spectrum.model_validate(facts["bands"]).bands()
+        bands = facts.get("bands") or []
+        names = [band["name"] for band in bands if isinstance(band, dict) and "name" in band]
+        if names and not facts.get("rgb"):
+            facts["rgb"] = (names * 3)[:3] if len(names) < 3 else names[:3]
+        facts["title"] = facts.get("title") or facts.get("name", "")
+        return facts
 
     def inconsistency(self) -> tuple[str, str] | None:
         """A key and a name in it that the card does not know elsewhere, if there is one."""

@@ -9,39 +9,30 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-
 
 def window_corners(
-    height_px: int, width_px: int, size_px: int, stride_px: int
+    height_px: int, width_px: int, size_px: int, stride_px: int, padding: str = "none"
 ) -> NDArray[np.int64]:
-    """Upper-left (row, column) of every whole window of a scene, row by row, as (window, 2).
+    """Upper-left (row, column) of the windows of a scene, row by row, as (window, 2).
 
-    Windows that would reach over the lower or right edge are left out.
+    Args:
+        height_px: rows of the scene.
+        width_px: columns of the scene.
+        size_px: side of a window.
+        stride_px: distance of neighbouring windows.
+        padding: what becomes of windows that would reach over the lower or right edge: `none`
+            leaves them out, `shift` moves the last one inward so that every pixel is covered,
+            anything else lets them reach over.
     """
-    rows = np.arange(0, height_px - size_px + 1, stride_px)
-    columns = np.arange(0, width_px - size_px + 1, stride_px)
-    return np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2)
-
-
-def rectangle_gaps(first: Floats, second: Floats) -> tuple[Floats, Floats]:
-    """Gaps along x and y between pairs of rectangles (pair, 4) as (west, south, east, north), m.
-
-    Negative where they overlap along that axis.
-    """
-    gap_x = np.maximum(first[:, 0] - second[:, 2], second[:, 0] - first[:, 2])
-    gap_y = np.maximum(first[:, 1] - second[:, 3], second[:, 1] - first[:, 3])
-    return gap_x, gap_y
-
-
-def rectangle_distances(first: Floats, second: Floats) -> Floats:
-    """Distance in metres between pairs of rectangles; 0 where they touch or overlap."""
-    gap_x, gap_y = rectangle_gaps(first, second)
-    return np.hypot(np.maximum(gap_x, 0), np.maximum(gap_y, 0))
-
-
-def rectangle_overlaps(first: Floats, second: Floats) -> Floats:
-    """Area in m² that pairs of rectangles share."""
-    width = np.minimum(first[:, 2], second[:, 2]) - np.maximum(first[:, 0], second[:, 0])
-    height = np.minimum(first[:, 3], second[:, 3]) - np.maximum(first[:, 1], second[:, 1])
-    return np.maximum(width, 0) * np.maximum(height, 0)
+    sides = []
+    for length in (height_px, width_px):
+        starts = np.arange(0, length - size_px + 1, stride_px)
+        if padding == "shift" and length >= size_px and starts[-1] + size_px < length:
+            starts = np.append(starts, length - size_px)
+        elif padding not in ("none", "shift"):
+            # One more while the last ends before the edge.
+            count = max(0, -(-(length - size_px) // stride_px)) + 1
+            starts = np.arange(count) * stride_px
+            starts = starts[starts < length]  # a stride beyond the size may step over the edge
+        sides.append(starts)
+    return np.stack(np.meshgrid(*sides, indexing="ij"), axis=-1).reshape(-1, 2).astype(np.int64)

@@ -1,58 +1,88 @@
-"""A patch set opened for work: mapped into memory, gathered, counted.
+"""A patch set opened for work: mapped into memory, gathered.
 
-Each chunk of the store is the plain memory of an array (patch, band, y, x), as `swath.data.patches`
-writes it, so its file is mapped and a shuffled batch is one indexed copy a chunk.
+A patch set is an index (`manifest.json`, places, contents) over shards; each chunk of a shard is
+the plain memory of an array (patch, band, y, x), as `swath.data.patches` writes it.
 """
 
 from __future__ import annotations
 
-import warnings
+import resource
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import xarray as xr
-import zarr
 from numpy.typing import NDArray
 
+from swath.data.card import UNLABELLED
+from swath.data.mapped import Mapped
+from swath.data.scene import in_order, resampled
 from swath.errors import DataError
+from swath.files import DIGESTS, read_json
+
+PROVEN_BYTES = 16 << 30
+"""Sets up to this size are proven byte by byte whenever they are opened; of larger ones the sizes
+of the files, since the stage `measure` has read and proven each shard before."""
+_SPARE_FILES = 1024
+"""Files that a process may hold open beside the maps."""
 
 
 @dataclass(frozen=True)
-class Mapped:
-    """A chunked array of patches, mapped into memory."""
+class Several:
+    """Bands of several GSDs, each mapped in its own pixels, gathered on the finest grid."""
 
-    chunks: tuple[NDArray[Any], ...]
-    shape: tuple[int, ...]
+    groups: tuple[Mapped, ...]
+    bands: tuple[tuple[str, ...], ...]
+    factors: tuple[int, ...]
+    wanted: tuple[str, ...]
+    dates: int
+    resampling: str
 
     def __len__(self) -> int:
-        return self.shape[0]
+        return len(self.groups[0])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(patch, channel, y, x) on the finest grid."""
+        return (len(self), self.dates * len(self.wanted), *self.groups[0].shape[-2:])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The stored type."""
+        return self.groups[0].dtype
 
     def gather(self, patches: NDArray[np.int64]) -> NDArray[Any]:
-        """The patches of these numbers, in this order: one indexed copy a chunk."""
-        if len(self.chunks) == 1:
-            gathered: NDArray[Any] = self.chunks[0][patches]
-            return gathered
-        size = len(self.chunks[0])
-        out = np.empty((len(patches), *self.shape[1:]), self.chunks[0].dtype)
-        which = patches // size
-        for number in np.unique(which):
-            here = which == number
-            out[here] = self.chunks[number][patches[here] - number * size]
-        return out
+        """The patches of these numbers, in this order, with all bands on the finest grid."""
+        parts = [
+            resampled(group.gather(patches), factor, self.resampling).swapaxes(0, 1)
+            for group, factor in zip(self.groups, self.factors, strict=True)
+        ]
+        together = in_order(parts, self.bands, self.wanted, self.dates)
+        return np.ascontiguousarray(together.swapaxes(0, 1))
+
+    def announce(self, patches: NDArray[np.int64]) -> None:
+        """Ask the system to begin to read these patches from the disk; returns at once."""
+        for group in self.groups:
+            group.announce(patches)
 
 
 @dataclass(frozen=True)
 class PatchSet:
-    """A patch set opened for work: mapped images and labels, places, and attributes."""
+    """A patch set opened for work: mapped images and labels, places, contents and facts."""
 
-    image: Mapped
+    image: Mapped | Several
+    """(patch, channel, y, x); the channels are the bands, date after date."""
     label: Mapped
+    """(patch), (patch, class) or (patch, y, x)."""
     places: pd.DataFrame
-    """One row a patch: scene, row, col, easting, northing, epsg, lon, lat, time, name."""
+    """One row a patch: scene, row, col, west, south, east, north (map units of the CRS), epsg
+    (negative: no CRS, but pixels of one scene, in metres), lon, lat (of the centre), time, name."""
+    contents: NDArray[np.int64]
+    """(patch, class): labelled pixels of each class; 0 or 1 for labels of whole patches."""
     facts: dict[str, Any]
+    shards: tuple[tuple[str, int, int], ...] = ()
+    """Name of each shard, its first patch, and the one after its last."""
 
     def __len__(self) -> int:
         return len(self.image)
@@ -63,89 +93,159 @@ class PatchSet:
         return list(self.facts["classes"])
 
     @property
-    def side_m(self) -> float:
-        """Side of a patch on the ground."""
-        return float(self.facts["gsd_m"] * self.facts["size_px"])
+    def main_label(self) -> NDArray[np.uint8]:
+        """The most frequent class of each patch; `UNLABELLED` where it has none."""
+        label = self.contents.argmax(axis=1).astype(np.uint8)
+        label[self.contents.sum(axis=1) == 0] = UNLABELLED
+        return label
+
+    def of_shard(self, name: str) -> NDArray[np.int64]:
+        """Numbers of the patches of a shard."""
+        for shard, first, stop in self.shards:
+            if shard == name:
+                return np.arange(first, stop)
+        return np.empty(0, np.int64)
 
 
-def open_patches(store: Path) -> PatchSet:
-    """Open a patch set that `cut` wrote.
+def open_patches(index: Path, *, shard: str | None = None) -> PatchSet:
+    """Open a patch set by its index, `manifest.json`.
+
+    Args:
+        index: the index.
+        shard: the only shard that is going to be read, and so to be proven byte by byte; without
+            it, all are, up to `PROVEN_BYTES`.
 
     Raises:
-        DataError: the store is absent or was not written as mappable chunks.
+        DataError: it is absent, or a file of it is absent, cut off or (where proven) changed.
     """
-    if not (store / "zarr.json").is_file():
-        raise DataError("is not a patch set", where=store, mend="run the stage `patches`")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with xr.open_zarr(store, consolidated=False, chunks=None) as dataset:
-            patch_coords = [n for n, c in dataset.coords.items() if c.dims == ("patch",)]
-            places = pd.DataFrame({str(n): dataset[n].to_numpy() for n in patch_coords})
-            facts = dict(dataset.attrs)
-            bands = [str(band) for band in dataset["band"].to_numpy()]
-    image, label = (_map(store, name) for name in ("image", "label"))
-    return PatchSet(image, label, places, facts | {"bands": bands})
-
-
-def _map(store: Path, name: str) -> Mapped:
-    array = zarr.open_array(store / name, mode="r")
-    if array.compressors or array.shards:
+    manifest = read_json(index)
+    if "shards" not in manifest:
+        raise DataError("is not the index of a patch set", where=index, mend="cut the patches")
+    folder = index.parent
+    places, contents = _tables(folder)
+    if not len(places) == len(contents) == manifest["kept"]:
         raise DataError(
-            f"the array '{name}' is compressed and cannot be mapped",
-            where=store,
-            mend="cut it again",
+            f"lists {manifest['kept']} patches, its tables {len(places)}",
+            where=index,
+            mend="run the stage `patches` again",
         )
-    size = array.chunks[0]
-    rest = "/0" * (array.ndim - 1)
-    count = -(-array.shape[0] // size)
-    files = [store / name / f"c/{number}{rest}" for number in range(count)]
-    chunks = []
-    for number, file in enumerate(files):
-        if not file.is_file():
-            raise DataError(
-                "a chunk is absent", where=file, mend="delete the patch set and cut it again"
-            )
-        mapped = np.memmap(file, array.dtype, "r", shape=array.chunks)
-        chunks.append(mapped[: min(size, array.shape[0] - number * size)])
-    return Mapped(tuple(chunks), array.shape)
+    stored = places.pop("stored").to_numpy()
+    _allow_open(
+        sum(
+            -(-array["shape"][0] // array["chunk"])
+            for of_shard in manifest["shards"]
+            for array in of_shard["arrays"].values()
+        )
+    )
+    total = sum(_bytes(listed["arrays"]) for listed in manifest["shards"])
+    chunks: dict[str, list[NDArray[Any]]] = {}
+    shards, ends = [], 0
+    for listed in manifest["shards"]:
+        name, arrays = listed["name"], listed["arrays"]
+        prove = total <= PROVEN_BYTES if shard is None else name == shard
+        for array, files in _map_shard(folder / name, arrays, prove).items():
+            chunks.setdefault(array, []).extend(files)
+        first, ends = ends, ends + next(iter(arrays.values()))["shape"][0]
+        numbers = np.flatnonzero((stored >= first) & (stored < ends))
+        if len(numbers):
+            shards.append((name, int(numbers[0]), int(numbers[-1]) + 1))
+    if ends != len(stored):  # scenes that were found twice are stored and not listed
+        chunks = {name: _listed(of, stored) for name, of in chunks.items()}
+    mapped = {
+        name: Mapped(tuple(of), (len(stored), *of[0].shape[1:])) for name, of in chunks.items()
+    }
+    facts = manifest["facts"]
+    image: Mapped | Several = mapped["image"]
+    if len(facts["groups"]) > 1:
+        groups = facts["groups"]
+        image = Several(
+            groups=tuple(mapped[name] for name in groups),
+            bands=tuple(tuple(group["bands"]) for group in groups.values()),
+            factors=tuple(group["factor"] for group in groups.values()),
+            wanted=tuple(facts["bands"]),
+            dates=facts["dates"],
+            resampling=facts["resampling"],
+        )
+    if facts["dates"] > 1:
+        dated = [f"{band}@{date}" for date in range(facts["dates"]) for band in facts["bands"]]
+        facts = facts | {"bands": dated}
+    return PatchSet(image, mapped["label"], places, contents, facts, tuple(shards))
 
 
-def class_counts(patches: PatchSet, which: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Number of labels (patches, or labelled pixels) of each class among the patches `which`."""
-    counts = np.zeros(256, np.int64)
-    for start in range(0, len(which), 4096):
-        labels = patches.label.gather(which[start : start + 4096])
-        counts += np.bincount(labels.ravel(), minlength=256)
-    return counts[: len(patches.classes)]
-
-
-def labels_of_patches(patches: PatchSet) -> NDArray[np.uint8]:
-    """The label of each patch: its own, or the most frequent one of its labelled pixels."""
-    everything = np.arange(len(patches))
-    if patches.facts["labels"] == "patch":
-        own: NDArray[np.uint8] = patches.label.gather(everything)
-        return own
-    classes = len(patches.classes)
+def _tables(folder: Path) -> tuple[pd.DataFrame, NDArray[np.int64]]:
+    """Places and contents of the patches."""
+    readers: dict[str, Any] = {"places.parquet": pd.read_parquet, "contents.npy": np.load}
     found = []
-    for start in range(0, len(patches), 512):
-        labels = patches.label.gather(everything[start : start + 512])
-        labels = labels.reshape(len(labels), -1)
-        found.append(np.stack([(labels == k).sum(1) for k in range(classes)], 1).argmax(1))
-    return np.concatenate(found).astype(np.uint8)
+    for name, read in readers.items():
+        mend = "delete it and run the stage `index` again"
+        if not (folder / name).is_file():
+            raise DataError("there is no such file", where=folder / name, mend=mend)
+        try:
+            found.append(read(folder / name))
+        except (OSError, ValueError, EOFError) as broken:
+            raise DataError(f"is damaged ({broken})", where=folder / name, mend=mend) from None
+    places, contents = found
+    return places, contents
 
 
-def band_statistics(patches: PatchSet, which: NDArray[np.int64]) -> dict[str, Any]:
-    """Mean and standard deviation of each band over the patches `which`, without no-data pixels."""
-    bands = patches.image.shape[1]
-    total, squares, pixels = np.zeros(bands), np.zeros(bands), np.zeros(bands)
-    nodata = patches.facts["nodata"]
-    for start in range(0, len(which), 512):
-        block = patches.image.gather(np.sort(which[start : start + 512])).astype(np.float64)
-        good = np.ones_like(block, bool) if nodata is None else block != nodata
-        block[~good] = 0
-        total += block.sum(axis=(0, 2, 3))
-        squares += (block**2).sum(axis=(0, 2, 3))
-        pixels += good.sum(axis=(0, 2, 3))
-    mean = total / np.maximum(pixels, 1)
-    std = np.sqrt(np.maximum(squares / np.maximum(pixels, 1) - mean**2, 0))
-    return {"mean": mean.tolist(), "std": std.tolist(), "patches": len(which)}
+def _allow_open(files: int) -> None:
+    """Each map holds its file open: let there be so many more, as far as the system does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _SPARE_FILES + files
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _bytes(arrays: dict[str, Any]) -> int:
+    return sum(
+        int(np.prod(array["shape"], dtype=np.int64)) * np.dtype(array["dtype"]).itemsize
+        for array in arrays.values()
+    )
+
+
+def _map_shard(
+    folder: Path, arrays: dict[str, Any], digests: bool
+) -> dict[str, list[NDArray[Any]]]:
+    """The chunks of each array of a shard, mapped; dates and bands as one axis of channels."""
+    listed = read_json(folder / "manifest.json")["files"]
+    found: dict[str, list[NDArray[Any]]] = {}
+    for name, array in arrays.items():
+        count, *patch = array["shape"]
+        size, dtype = array["chunk"], np.dtype(array["dtype"])
+        found[name] = []
+        for number in range(-(-count // size)):
+            file = folder.joinpath("set.zarr", name, "c", str(number), *("0" for _ in patch))
+            _prove(file, listed[str(file.relative_to(folder))], digests)
+            mapped = np.memmap(file, dtype, "r", shape=(size, *patch))
+            chunk: NDArray[Any] = mapped[: min(size, count - number * size)]
+            if len(patch) == 4:
+                chunk = chunk.reshape(len(chunk), -1, *patch[2:])
+            found[name].append(chunk)
+    return found
+
+
+def _prove(file: Path, entry: dict[str, Any], digests: bool) -> None:
+    mend = "delete the shard's folder and cut it again"
+    if not file.is_file():
+        raise DataError("a chunk is absent", where=file, mend=mend)
+    if file.stat().st_size != entry["size"]:
+        raise DataError(
+            f"has {file.stat().st_size} bytes, not {entry['size']}", where=file, mend=mend
+        )
+    if digests and DIGESTS["xxh3"](file) != entry["xxh3"]:
+        raise DataError("was changed after it was written", where=file, mend=mend)
+
+
+def _listed(chunks: list[NDArray[Any]], stored: NDArray[np.int64]) -> list[NDArray[Any]]:
+    """The runs of chunks that the index lists; still views of the map."""
+    runs = []
+    first = 0
+    for chunk in chunks:
+        inside = stored[(stored >= first) & (stored < first + len(chunk))] - first
+        for run in np.split(inside, np.flatnonzero(np.diff(inside) > 1) + 1):
+            if len(run):
+                runs.append(chunk[run[0] : run[-1] + 1])
+        first += len(chunk)
+    return runs

@@ -3,6 +3,9 @@ has learnt nothing worth its trouble."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import RandomForestClassifier
@@ -14,8 +17,11 @@ TREES = 200
 TREES_BY_PIXEL = 50
 SAMPLES = 40_000
 """Pixels that a forest by pixel is grown on."""
+BATCH_VALUES = 1 << 22
+"""Values (patch, band, y, x) that are looked at together: 16 MB as float32."""
 
 Answer = tuple[NDArray[np.uint8], NDArray[np.float16]]
+Floats = NDArray[np.float32]
 
 
 def predict_baseline(
@@ -24,7 +30,8 @@ def predict_baseline(
     """A name of the baseline, and its most likely class and probability for the patches `which`.
 
     For labels of patches, a forest on statistics of each band's values and gradients; for labels
-    of pixels, a forest on the pixel's own bands.
+    of pixels, a forest on the pixel's own bands. Values that are no data are missing, which the
+    forest knows to handle.
 
     Source:
         Breiman: Random Forests, Machine Learning 45, 2001 (doi:10.1023/A:1010933404324), as in
@@ -33,6 +40,22 @@ def predict_baseline(
     if patches.facts["labels"] == "patch":
         return "random forest on band statistics", _by_patch(patches, train, which, seed)
     return "random forest on the pixel's bands", _by_pixel(patches, train, which, seed)
+
+
+def _images(
+    patches: PatchSet, which: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], Floats]]:
+    """Some patches at a time, with their images (patch, band, y, x); NaN where there is no data."""
+    count = max(1, BATCH_VALUES // math.prod(patches.image.shape[1:]))
+    nodata = patches.facts["nodata"]
+    for start in range(0, len(which), count):
+        numbers = which[start : start + count]
+        stored = patches.image.gather(numbers)
+        image = stored.astype(np.float32)
+        if nodata is not None:
+            image[stored == nodata] = np.nan
+        image[np.isinf(image)] = np.nan
+        yield numbers, image
 
 
 def _by_patch(
@@ -47,16 +70,30 @@ def _by_patch(
     )
 
 
-def _statistics(patches: PatchSet, which: NDArray[np.int64]) -> NDArray[np.float32]:
+def _statistics(patches: PatchSet, which: NDArray[np.int64]) -> Floats:
     """Mean, deviation, quantiles and mean gradient of each band: (patch, 8 · band)."""
-    blocks = []
-    for start in range(0, len(which), 512):
-        image = patches.image.gather(which[start : start + 512]).astype(np.float32)
-        flat = image.reshape(*image.shape[:2], -1)
-        gradient = [np.abs(np.diff(image, axis=axis)).mean(axis=(2, 3)) for axis in (2, 3)]
-        quantiles = np.quantile(flat, [0.05, 0.25, 0.75, 0.95], axis=2)
-        blocks.append(np.concatenate([flat.mean(2), flat.std(2), *quantiles, *gradient], axis=1))
+    blocks = [_statistics_of(image) for _, image in _images(patches, which)]
     return np.concatenate(blocks).astype(np.float32)
+
+
+def _statistics_of(image: Floats) -> Floats:
+    absent = ~np.isfinite(image)
+    if absent.any():
+        # A pixel without data is given its band's mean in the patch: it says nothing there.
+        known = np.maximum((~absent).sum(axis=(2, 3), keepdims=True), 1)
+        mean = np.where(absent, 0, image).sum(axis=(2, 3), keepdims=True) / known
+        mean[absent.all(axis=(2, 3))] = np.nan
+        image = np.where(absent, mean, image)
+    flat = image.reshape(*image.shape[:2], -1)
+    quantiles = np.quantile(flat, [0.05, 0.25, 0.75, 0.95], axis=2)
+    gradients = [
+        np.abs(np.diff(image, axis=axis)).mean(axis=(2, 3))
+        if image.shape[axis] > 1
+        else np.zeros_like(flat[:, :, 0])
+        for axis in (2, 3)
+    ]
+    found: Floats = np.concatenate([flat.mean(2), flat.std(2), *quantiles, *gradients], axis=1)
+    return found
 
 
 def _by_pixel(
@@ -65,21 +102,23 @@ def _by_pixel(
     generator = np.random.default_rng(seed)
     samples, labels = [], []
     per_patch = max(1, 2 * SAMPLES // len(train))  # twice as many: some pixels are unlabelled
-    for number in train:
-        image = patches.image.gather(np.array([number]))[0]
-        label = patches.label.gather(np.array([number]))[0].ravel()
-        at = generator.integers(0, label.size, per_patch)
-        at = at[label[at] != UNLABELLED]
-        samples.append(image.reshape(len(image), -1)[:, at].T)
-        labels.append(label[at])
+    for numbers, image in _images(patches, train):
+        label = patches.label.gather(numbers).reshape(len(numbers), -1)
+        row = np.arange(len(numbers))[:, None]
+        at = generator.integers(0, label.shape[1], (len(numbers), per_patch))
+        known = label[row, at] != UNLABELLED
+        pixels = image.reshape(*image.shape[:2], -1).swapaxes(1, 2)
+        samples.append(pixels[row, at][known])
+        labels.append(label[row, at][known])
     forest = RandomForestClassifier(TREES_BY_PIXEL, max_depth=16, random_state=seed, n_jobs=-1)
-    pixels, truth = np.concatenate(samples), np.concatenate(labels)
+    values, truth = np.concatenate(samples), np.concatenate(labels)
     chosen = generator.permutation(len(truth))[:SAMPLES]
-    forest.fit(pixels[chosen], truth[chosen])
+    forest.fit(values[chosen], truth[chosen])
     predicted, confidence = [], []
-    for number in which:
-        image = patches.image.gather(np.array([number]))[0]
-        shares = forest.predict_proba(image.reshape(len(image), -1).T)
-        predicted.append(forest.classes_[shares.argmax(axis=1)].reshape(image.shape[1:]))
-        confidence.append(shares.max(axis=1).reshape(image.shape[1:]))
-    return np.stack(predicted).astype(np.uint8), np.stack(confidence).astype(np.float16)
+    for _, image in _images(patches, which):
+        shape = (len(image), *image.shape[2:])
+        pixels = np.moveaxis(image, 1, -1).reshape(-1, image.shape[1])
+        shares = forest.predict_proba(pixels)
+        predicted.append(forest.classes_[shares.argmax(axis=1)].reshape(shape).astype(np.uint8))
+        confidence.append(shares.max(axis=1).reshape(shape).astype(np.float16))
+    return np.concatenate(predicted), np.concatenate(confidence)

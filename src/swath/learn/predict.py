@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,17 @@ from rasterio.windows import Window
 from torch import nn
 
 from swath.data.card import UNLABELLED
-from swath.data.layouts import Scene
 from swath.data.patchset import PatchSet
+from swath.data.scene import Scene
 from swath.errors import RunError
 from swath.files import whole
 from swath.learn.batches import Batches, Normalise
 from swath.learn.train import load
 
 log = logging.getLogger(__name__)
+
+PICTURE_PX = 1500
+"""Longest side of the picture that stands beside a map."""
 
 Answer = tuple[NDArray[np.uint8], NDArray[np.float16]]
 
@@ -50,7 +53,8 @@ def predict_patches(
                 where=model,
                 mend="train on this patch set",
             )
-    batches = Batches(patches, which, batch_size=batch_size, **facts["statistics"])
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    batches = Batches(patches, which, batch_size=batch_size, device=device, **facts["statistics"])
     answers = [_answer(network, image, facts) for image, _ in batches]
     return np.concatenate([a for a, _ in answers]), np.concatenate([c for _, c in answers])
 
@@ -69,55 +73,145 @@ def _answer(network: nn.Module, image: torch.Tensor, facts: dict[str, Any]) -> A
 def map_scene(
     model: Path,
     scene: Scene,
-    classes_out: Path,
-    confidence_out: Path,
+    folder: Path,
     *,
     colours: list[str],
+    rgb: list[str],
+    resampling: str,
     window_px: int = 256,
     margin_px: int = 32,
-) -> None:
-    """Map a whole scene to two cloud-optimised GeoTIFFs: classes, and confidence in percent.
+) -> dict[str, Path]:
+    """Map a whole scene to cloud-optimised GeoTIFFs in `folder`, named by the scene.
 
-    The scene is read in strips of overlapping windows; of each window only the part farther than
-    the margin from its edge is kept, so that no seam shows. Pixels outside the swath are 255.
+    `classes` and `confidence` (in percent), `truth` where the scene has labels, and `image`, three
+    of its bands thinned to a picture, to compare them with. The scene is read in strips of
+    overlapping windows; of each window only the part farther than the margin from its edge is
+    kept, so that no seam shows. Pixels outside the swath are 255.
 
     Args:
         model: the trained network.
         scene: the scene; it must have the model's bands.
-        classes_out: class map with its colour table.
-        confidence_out: probability of the mapped class, 0 to 100.
+        folder: where the rasters are written.
         colours: `#rrggbb` of each class.
+        rgb: the bands of the picture.
+        resampling: how coarser bands are brought to the finest grid.
         window_px: side of the kept part of a window.
         margin_px: what is read around it and thrown away.
+
+    Returns:
+        What was written, by kind.
 
     Raises:
         RunError: the scene lacks a band of the model.
     """
     network, facts = load(model)
-    if list(scene.bands) != facts["bands"]:
+    dated = [f"{band}@{date}" for date in range(len(scene.times)) for band in scene.bands]
+    bands = list(scene.bands) if len(scene.times) == 1 else dated
+    if bands != facts["bands"]:
         raise RunError(
-            f"has the bands {', '.join(scene.bands)}, the model {', '.join(facts['bands'])}",
+            f"has the bands {', '.join(bands)}, the model {', '.join(facts['bands'])}",
             where=scene.name,
             mend="map scenes of the data set that the model was trained on",
         )
     normalise = Normalise(facts["statistics"]["mean"], facts["statistics"]["std"], facts["nodata"])
-    with (
-        _cloud_optimised(scene, classes_out) as to_classes,
-        _cloud_optimised(scene, confidence_out) as to_confidence,
-    ):
-        to_classes.write_colormap(1, _colour_table(colours))
-        to_classes.colorinterp = [ColorInterp.palette]
-        to_classes.update_tags(
-            1, **{str(value): name for value, name in enumerate(facts["classes"])}
-        )
-        for row in range(0, scene.height_px, window_px):
-            classes, percent = _map_strip(
-                network, normalise, scene, facts, row, window_px, margin_px
+    kinds = ["classes", "confidence", *(["truth"] if scene.labels else [])]
+    written = {kind: folder / f"{scene.name}_{kind}.tif" for kind in kinds}
+    thin = max(1, -(-max(scene.grid.height, scene.grid.width) // PICTURE_PX))
+    picture = []
+    with ExitStack() as stack:
+        stack.enter_context(_all_or_none(written))
+        files = {
+            kind: stack.enter_context(_cloud_optimised(scene, path))
+            for kind, path in written.items()
+        }
+        for kind in {"classes", "truth"} & set(files):
+            files[kind].write_colormap(1, _colour_table(colours))
+            files[kind].colorinterp = [ColorInterp.palette]
+            files[kind].update_tags(
+                1, **{str(value): name for value, name in enumerate(facts["classes"])}
             )
-            window = Window(0, row, scene.width_px, len(classes))
-            to_classes.write(classes, 1, window=window)
-            to_confidence.write(percent, 1, window=window)
-    log.info("mapped %s to %s", scene.name, classes_out)
+        for row in range(0, scene.grid.height, window_px):
+            height = min(window_px, scene.grid.height - row)
+            top = max(0, row - margin_px)
+            bottom = min(scene.grid.height, row + height + margin_px)
+            strip = scene.read(top, 0, bottom - top, scene.grid.width, resampling)
+            inner = strip[:, row - top : row - top + height]
+            answers = dict(
+                zip(
+                    ("classes", "confidence"),
+                    _map_strip(network, normalise, strip, row - top, height, facts,
+                               window_px, margin_px),
+                    strict=True,
+                )
+            )  # fmt: skip
+            outside = _outside(inner, facts["nodata"])
+            for answer in answers.values():
+                answer[outside] = UNLABELLED
+            if scene.labels:
+                answers["truth"] = scene.read_labels(row, 0, height, scene.grid.width)
+            for kind, answer in answers.items():
+                files[kind].write(answer, 1, window=Window(0, row, scene.grid.width, height))
+            picture.append(inner[[bands.index(b) for b in _of_first_date(rgb, bands)]][
+                :, -row % thin :: thin, ::thin
+            ])  # fmt: skip
+    written["image"] = folder / f"{scene.name}_image.tif"
+    _write_picture(
+        written["image"], np.concatenate(picture, axis=1), scene, thin, rgb, facts["nodata"]
+    )
+    log.info("mapped %s to %s", scene.name, folder)
+    return written
+
+
+@contextmanager
+def _all_or_none(written: dict[str, Path]) -> Iterator[None]:
+    """Where one raster of a scene fails, none of them stays."""
+    try:
+        yield
+    except BaseException:
+        for path in written.values():
+            path.unlink(missing_ok=True)
+        raise
+
+
+def _of_first_date(rgb: list[str], bands: list[str]) -> list[str]:
+    return rgb if rgb[0] in bands else [f"{band}@0" for band in rgb]
+
+
+def _outside(strip: NDArray[np.generic], nodata: float | None) -> NDArray[np.bool_]:
+    """Where nothing was seen (y, x): no-data in every channel, or NaN or infinity in any."""
+    outside = np.zeros(strip.shape[1:], bool)
+    if nodata is not None:
+        outside |= (strip == nodata).all(axis=0)
+    if np.issubdtype(strip.dtype, np.floating):
+        outside |= ~np.isfinite(strip).all(axis=0)
+    return outside
+
+
+def _write_picture(
+    path: Path,
+    picture: NDArray[np.generic],
+    scene: Scene,
+    thin: int,
+    rgb: list[str],
+    nodata: float | None,
+) -> None:
+    """Three bands of a scene, every `thin`th pixel, as stored; bands named by descriptions."""
+    grid = scene.grid
+    with (
+        whole(path) as part,
+        rasterio.open(
+            part, "w", driver="GTiff", dtype=picture.dtype, count=len(rgb), compress="deflate",
+            height=picture.shape[1], width=picture.shape[2], nodata=nodata, **_place(scene),
+            transform=from_origin(grid.west, grid.north, grid.step_x * thin, grid.step_y * thin),
+        ) as file,
+    ):  # fmt: skip
+        file.write(picture)
+        file.descriptions = tuple(rgb)
+
+
+def _place(scene: Scene) -> dict[str, Any]:
+    """The CRS of a scene; nothing where it has none."""
+    return {"crs": f"EPSG:{scene.grid.epsg}"} if scene.grid.epsg > 0 else {}
 
 
 @contextmanager
@@ -135,10 +229,10 @@ def _cloud_optimised(scene: Scene, path: Path) -> Iterator[rasterio.io.DatasetWr
                 driver="GTiff",
                 dtype="uint8",
                 count=1,
-                height=scene.height_px,
-                width=scene.width_px,
-                crs=f"EPSG:{scene.epsg}",
-                transform=from_origin(scene.west, scene.north, scene.gsd_m, scene.gsd_m),
+                height=scene.grid.height,
+                width=scene.grid.width,
+                **_place(scene),
+                transform=scene.grid.transform,
                 nodata=UNLABELLED,
                 tiled=True,
                 compress="deflate",
@@ -152,23 +246,22 @@ def _cloud_optimised(scene: Scene, path: Path) -> Iterator[rasterio.io.DatasetWr
 def _map_strip(
     network: nn.Module,
     normalise: Normalise,
-    scene: Scene,
+    strip: NDArray[np.generic],
+    above: int,
+    height: int,
     facts: dict[str, Any],
-    row: int,
     window_px: int,
     margin_px: int,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Classes and confidence in percent of the rows from `row`, over the scene's whole width."""
-    height = min(window_px, scene.height_px - row)
-    top, bottom = max(0, row - margin_px), min(scene.height_px, row + height + margin_px)
-    strip = scene.read(top, 0, bottom - top, scene.width_px)
+    """Classes and confidence in percent of `height` rows below the `above` first of a strip."""
+    width = strip.shape[2]
     # Mirrored at the scene's edge, and filled to the size of a window, so that all are alike.
     side = window_px + 2 * margin_px
-    columns = -(-scene.width_px // window_px) * window_px
+    columns = -(-width // window_px) * window_px
     padding = (
         (0, 0),
-        (margin_px - (row - top), side - (bottom - top) - (margin_px - (row - top))),
-        (margin_px, columns - scene.width_px + margin_px),
+        (margin_px - above, side - strip.shape[1] - (margin_px - above)),
+        (margin_px, columns - width + margin_px),
     )
     padded = np.pad(strip, padding, mode="symmetric")
     classes = np.empty((window_px, columns), np.uint8)
@@ -179,12 +272,8 @@ def _map_strip(
         index, share = _answer(network, image, facts)
         classes[:, column : column + window_px] = index[0, kept, kept]
         confidence[:, column : column + window_px] = share[0, kept, kept]
-    classes, confidence = classes[:height, : scene.width_px], confidence[:height, : scene.width_px]
     percent = np.round(confidence.astype(np.float32) * 100).astype(np.uint8)
-    if facts["nodata"] is not None:
-        outside = (strip[:, row - top : row - top + height] == facts["nodata"]).all(axis=0)
-        classes[outside] = percent[outside] = UNLABELLED
-    return classes, percent
+    return classes[:height, :width].copy(), percent[:height, :width].copy()
 
 
 def _colour_table(colours: list[str]) -> dict[int, tuple[int, int, int, int]]:

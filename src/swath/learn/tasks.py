@@ -1,7 +1,8 @@
 """Tasks: what is predicted, and the loss that is made small.
 
-A task turns a network's answer (batch, class[, y, x]) and the labels (batch[, y, x]) into a loss,
-and the answer into predictions. Labels of 255 count for nothing.
+A task turns a network's answer (batch, class[, y, x]) and the labels into a loss. Labels are
+numbers of classes (batch[, y, x]), of which 255 counts for nothing, or shares of the classes
+(batch, class), as mixing makes them.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ def segmentation(*, label_smoothing: Share = 0.0) -> Task:
 
 def _cross_entropy(label_smoothing: float) -> Callable[[Tensor, Tensor], Tensor]:
     def loss(answer: Tensor, label: Tensor) -> Tensor:
+        if label.is_floating_point():
+            return F.cross_entropy(answer.float(), label, label_smoothing=label_smoothing)
         return F.cross_entropy(
             answer.float(), label, ignore_index=UNLABELLED, label_smoothing=label_smoothing
         )

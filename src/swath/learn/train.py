@@ -29,7 +29,8 @@ from swath.data.card import UNLABELLED
 from swath.data.patchset import PatchSet
 from swath.errors import RunError
 from swath.files import read_json, whole, write_json
-from swath.learn.batches import Batch, Batches
+from swath.learn.augment import Batch
+from swath.learn.batches import Batches, suited_shuffle
 from swath.learn.tasks import Task
 
 log = logging.getLogger(__name__)
@@ -73,11 +74,11 @@ def train(
         model: name and settings of the network.
         task: name and settings of the task.
         optim: optimizer and schedule.
-        trainer: epochs, batch_size, device, precision, channels_last, augment.
+        trainer: epochs, batch_size, device, precision, channels_last, shuffle, augment.
 
     Raises:
-        RunError: a device that is not there, a task that does not fit the labels, an empty part, or
-            a loss that is no longer finite.
+        RunError: a device that is not there, a task that does not fit the labels, an empty part,
+            an augmentation that does not fit the patches, or a loss that is no longer finite.
     """
     _quieten()
     device = _device(trainer["device"])
@@ -94,15 +95,23 @@ def train(
             raise RunError(f"the part {part} is empty", where="split", mend="give it a share")
     seed_everything(seed, verbose=False)
     network = build(model, len(statistics["mean"]), len(patches.classes))
-    _fits(network, model["name"], learns, patches)
-    given = {
-        "batch_size": trainer["batch_size"], "mean": statistics["mean"], "std": statistics["std"]
-    }  # fmt: skip
-    batches = Batches(patches, numbers["train"], seed=seed, augment=trainer["augment"], **given)
-    validation = Batches(patches, numbers["val"], **given)
-
+    augment = trainer["augment"]
+    _can_be_augmented(patches, augment)
+    for side_px in {patches.image.shape[-1], augment["crop_px"] or patches.image.shape[-1]}:
+        _fits(network, model["name"], learns, patches, side_px)
     state.mkdir(parents=True, exist_ok=True)
     progress = _Progress(state)
+    shuffle = progress.fixed("shuffle", lambda: _shuffle(trainer, patches, numbers["train"]))
+    given = {
+        "batch_size": trainer["batch_size"],
+        "mean": statistics["mean"],
+        "std": statistics["std"],
+        "device": "cuda" if device == "gpu" else "cpu",
+    }
+    batches = Batches(
+        patches, numbers["train"], seed=seed, shuffle=shuffle, augment=augment, **given
+    )
+    validation = Batches(patches, numbers["val"], **given)
     precision = progress.fixed(
         "precision", lambda: _precision(trainer["precision"], network, batches, device, trainer)
     )
@@ -204,9 +213,39 @@ def in_layout(network: nn.Module, channels_last: bool) -> nn.Module:
     return network
 
 
-def _fits(network: nn.Module, name: str, task: Task, patches: PatchSet) -> None:
+def _shuffle(trainer: dict[str, Any], patches: PatchSet, which: NDArray[np.int64]) -> str:
+    """`auto` is decided by the memory, once: on another machine a run goes on in its own order."""
+    wanted: str = trainer["shuffle"]
+    return suited_shuffle(patches, which) if wanted == "auto" else wanted
+
+
+def _can_be_augmented(patches: PatchSet, augment: dict[str, Any]) -> None:
+    """Refuse an augmentation that the patches or their labels do not allow, before it trains."""
+    height, width = patches.image.shape[-2:]
+    crop_px = augment["crop_px"]
+    if crop_px is not None and crop_px > min(height, width):
+        raise RunError(
+            f"a crop of {crop_px} px is larger than a patch of {height} x {width} px",
+            where="trainer.augment.crop_px",
+            mend="crop less, or cut larger patches",
+        )
+    if augment["turn"] and height != width:
+        raise RunError(
+            f"patches of {height} x {width} px cannot be turned",
+            where="trainer.augment.turn",
+            mend="set it to false",
+        )
+    if augment["mixup"] and patches.facts["labels"] == "pixel":
+        raise RunError(
+            "mixup mixes labels by patch, these are by pixel",
+            where="trainer.augment.mixup",
+            mend="use trainer.augment.cutmix",
+        )
+
+
+def _fits(network: nn.Module, name: str, task: Task, patches: PatchSet, side_px: int) -> None:
     """Refuse a network that answers in another form than the task learns, before it trains."""
-    image = torch.zeros(1, *patches.image.shape[1:])
+    image = torch.zeros(1, patches.image.shape[1], side_px, side_px)
     try:
         with torch.inference_mode():
             answer = network.eval()(image).shape
@@ -214,7 +253,7 @@ def _fits(network: nn.Module, name: str, task: Task, patches: PatchSet) -> None:
         raise RunError(
             f"does not take patches of {tuple(image.shape[1:])} ({str(wrong).splitlines()[0]})",
             where=f"model {name}",
-            mend="give another patches.size_px or another model",
+            mend="give another patches.size_px, trainer.augment.crop_px or model",
         ) from None
     network.train()
     wanted = (1, len(patches.classes), *(image.shape[2:] if task.labels == "pixel" else ()))
@@ -364,7 +403,7 @@ class _Saved(Callback):
         self.progress.history = json.loads(state_dict["history"])
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.batches.epoch = trainer.current_epoch
+        self.batches.start(trainer.current_epoch)
         # What an epoch draws (dropout) depends on no earlier one: a new attempt draws it too.
         torch.manual_seed(self.seed * 1_000_003 + trainer.current_epoch)
         self.started = time.perf_counter()

@@ -6,7 +6,8 @@ this module. Its docstring's first line is the title and the rest is the caption
 says how often it is drawn:
 
     draw(results)         once
-    draw(results, split)  for each split that something was trained on
+    draw(results, split)  for each split that something was trained on (of the sections on the
+                          data and the splits themselves: for each)
     draw(results, scene)  for each predicted scene
 
 It gives back matplotlib Figures, which the page lays side by side where there is room (one
@@ -31,6 +32,8 @@ from matplotlib.colors import to_rgb, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.transforms import ScaledTranslation
+from rasterio.crs import CRS
 from rasterio.enums import Resampling
 
 from swath.data.card import UNLABELLED
@@ -94,6 +97,10 @@ WIDTH = 3.6
 """inches of a panel that fills a telephone"""
 SCENES_SHOWN = 3
 """predicted scenes drawn for each split"""
+SCENES_OUTLINED = 9
+"""scenes up to which the patches of each are drawn to scale"""
+SAMPLED_PATCHES, SAMPLED_BYTES = 500, 32 << 20
+"""training patches at most whose pixels are read for the spectra of the classes"""
 FULL_SIDE_PX, SMALL_SIDE_PX = 700, 460
 """longest side of a drawn raster, where there are few of them and where there are many"""
 COUNTED_CLASSES = 12
@@ -301,6 +308,96 @@ def per_class(results: Experiment, split: Split) -> Panels:
     return [figure]
 
 
+# The data
+
+
+@registered("figure")
+@section("data")
+def spectra(results: Experiment, split: Split) -> Panels:
+    """What the bands hold, and what tells the classes apart.
+
+    First, the mean of each band over the training part and the range from its 2nd to its 98th
+    percentile; then the mean of each class, from a sample of the training patches. Values are as
+    stored, against the wavelength where every band has one; no-data does not count.
+    """
+    spread = split.spread
+    if spread is None:
+        return []
+    dates = int(results.patches.facts.get("dates", 1))
+    low, mean, high = (
+        np.reshape(values, (dates, -1))
+        for values in (spread["quantiles"]["0.02"], spread["mean"], spread["quantiles"]["0.98"])
+    )
+    figure, axes = _panel(WIDTH + 0.4, 2.6)
+    place, order = _band_axis(results, axes, mean.shape[1])
+    for date in range(dates):
+        label = {} if date else {"range": "2–98 %", "mean": "mean"}
+        axes.fill_between(
+            place, low[date][order], high[date][order], color=ACCENT, alpha=0.2 / dates, lw=0,
+            label=label.get("range"),
+        )  # fmt: skip
+        axes.plot(
+            place, mean[date][order], color=ACCENT, marker="o" if len(place) <= 20 else "",
+            markersize=4, alpha=1 if dates == 1 else 0.7, label=label.get("mean"),
+        )  # fmt: skip
+    axes.set_title(f"Training part{_of_fold(split)}" + (f", {dates} dates" * (dates > 1)))
+    axes.legend(loc="best", labelcolor=INK)
+    if dates > 1:
+        return [figure]
+    by_class, class_axes = _panel(WIDTH + 0.4, 2.6)
+    place, order = _band_axis(results, class_axes, mean.shape[1])
+    for values, colour in zip(_class_means(results, split), results.colours, strict=True):
+        class_axes.plot(place, values[order], color=colour)
+    class_axes.set_title("By class")
+    return [figure, by_class, _legend(results)]
+
+
+def _band_axis(results: Experiment, axes: Axes, bands: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where the bands stand along the axis, and their order along it."""
+    axes.set_ylabel("stored value")
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    wavelengths = np.array(results.wavelengths_nm[:bands])
+    if not np.isnan(wavelengths).any():
+        axes.set_xlabel("wavelength, nm")
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+        order = np.argsort(wavelengths, kind="stable")
+        return wavelengths[order], order
+    names = [str(name).partition("@")[0] for name in results.patches.facts["bands"][:bands]]
+    if bands <= 20:
+        axes.set_xticks(range(bands), names, rotation=90 if bands > 6 else 0)
+        axes.set_xlim(-0.5, bands - 0.5)
+    else:
+        axes.set_xlabel("band")
+    return np.arange(bands), np.arange(bands)
+
+
+def _class_means(results: Experiment, split: Split) -> np.ndarray:
+    """Mean of each channel (class, channel) over a sample of the training patches; nan if none."""
+    patches, nodata = results.patches, results.patches.facts.get("nodata")
+    parts = split.parts(split.fold)
+    train = parts.index[parts == "train"].to_numpy()
+    patch_bytes = 4 * math.prod(patches.image.shape[1:])
+    most = max(1, min(SAMPLED_PATCHES, SAMPLED_BYTES // patch_bytes))
+    chosen = train[np.unique(np.linspace(0, len(train) - 1, most).astype(int))]
+    stored = patches.image.gather(chosen)
+    known = np.isfinite(stored) if nodata is None else np.isfinite(stored) & (stored != nodata)
+    image = np.where(known, stored, 0).astype(np.float64)
+    label = patches.label.gather(chosen)
+    if results.labels == "several":
+        belongs = label.astype(bool).T[..., None, None]
+    else:
+        at = label if results.segmentation else label[:, None, None]
+        belongs = np.stack([at == value for value in range(len(results.classes))])
+    # (class, patch, y, x), each 1 along what a label by patch does not tell apart.
+    sums = []
+    for mine in belongs[:, :, None]:
+        counted = known & mine
+        count = counted.sum(axis=(0, 2, 3))
+        total = (image * mine).sum(axis=(0, 2, 3))
+        sums.append(np.where(count, total / np.maximum(count, 1), np.nan))
+    return np.array(sums)
+
+
 # The split on a map
 
 
@@ -310,51 +407,78 @@ def footprints(results: Experiment, split: Split) -> Panels:
     """Where the parts of the split lie.
 
     Each patch has the colour of its part, drawn to scale in the map coordinates of its scene or,
-    for data spread over many scenes, as a dot at its longitude and latitude. Grey patches belong
-    to no part: they keep the others apart. Where there are several folds, the first is shown.
+    for data spread over many scenes, as a dot at its longitude and latitude. A scene without a
+    georeference is drawn as a plane of its own. Grey patches belong to no part: they keep the
+    others apart. Where there are several folds, the one that is named is shown.
     """
-    parts = split.parts(_fold(split)).reindex(range(results.patches.sizes["patch"]))
-    scene = results.patches["scene"].values
-    if len(np.unique(scene)) > 9:
-        return [_scattered(results, parts.fillna("unused"), PARTS)]
-    return [_footprints(results, int(one), parts[scene == one]) for one in np.unique(scene)]
+    places = results.patches.places
+    parts = split.parts(split.fold).reindex(range(len(places))).fillna("unused")
+    placed = places[places["epsg"] != 0].assign(part=parts)
+    fold = _of_fold(split)
+    scenes = placed["scene"].value_counts()
+    if len(scenes) > SCENES_OUTLINED and (placed["epsg"] > 0).all():
+        return [_scattered(results, parts[placed.index], PARTS, title=fold.strip(", ").title())]
+    shown = sorted(scenes.index[:SCENES_OUTLINED])
+    return [
+        _footprints(placed[placed["scene"] == scene], f"Scene {results.scene(scene)}{fold}")
+        for scene in shown
+    ]
 
 
-def _footprints(results: Experiment, scene: int, parts: pd.Series) -> Figure:
-    patches = results.patches.isel(patch=parts.index.to_numpy())
-    left, top = patches["easting"].values / 1000, patches["northing"].values / 1000
-    side = results.size_m / 1000
-    corners = np.stack([left, top - side, left + side, top], axis=1)
-    spread = np.ptp(np.r_[corners[:, 1], corners[:, 3]]) / np.ptp(np.r_[corners[:, 0], left + side])
+def _of_fold(split: Split) -> str:
+    """Which fold is shown, where there are several."""
+    return f", fold {split.fold}" if split.folds > 1 else ""
+
+
+def _footprints(places: pd.DataFrame, title: str) -> Figure:
+    """The patches of one scene, by part."""
+    epsg = int(places["epsg"].iloc[0])
+    labels, unit, stretch = _map_axes(epsg, float(places["lat"].mean()))
+    corners = places[["west", "south", "east", "north"]].to_numpy() * unit
+    wide = np.ptp(corners[:, [0, 2]]) or 1.0
+    spread = stretch * np.ptp(corners[:, [1, 3]]) / wide
+    # Patches far apart would be too small to be seen: they are drawn with a rim of their colour.
+    small = np.ptp(corners[:, [0, 2]], axis=1).max() < 0.02 * wide and len(places) < 1500
     figure, axes = _panel(WIDTH, 0.75 + (WIDTH - 0.8) * min(max(spread, 0.3), 1.5))
     for part, colour in PARTS.items():
-        chosen = corners[(parts == part).to_numpy()]
+        chosen = corners[(places["part"] == part).to_numpy()]
         if len(chosen):
             axes.add_collection(
                 PolyCollection(
                     chosen[:, [[0, 1], [2, 1], [2, 3], [0, 3]]],
                     facecolor=to_rgba(colour, 0.8),
-                    edgecolor="white",
-                    linewidth=0.3 if len(parts) < 1500 else 0,
-                    rasterized=len(parts) > 1500,
+                    edgecolor=to_rgba(colour, 0.8) if small else "white",
+                    linewidth=2.5 if small else 0.3 if len(places) < 1500 else 0,
+                    rasterized=len(places) > 1500,
                 )
             )
             axes.plot([], [], "s", color=colour, label=f"{part} {len(chosen):,}")
     axes.autoscale()
-    axes.set_aspect("equal")
-    axes.set_title(f"Scene {results.scene(scene)}")
-    epsg = int(patches["epsg"].values[0])
-    axes.set_xlabel(f"easting, km (EPSG:{epsg})")
-    axes.set_ylabel("northing, km")
+    axes.set_aspect(stretch)
+    axes.set_title(title)
+    axes.set_xlabel(labels[0])
+    axes.set_ylabel(labels[1])
     _legend_above(axes)
     _few_ticks(axes)
     return figure
 
 
-def _scattered(results: Experiment, kinds: pd.Series, colours: dict[str, str]) -> Figure:
+def _map_axes(epsg: int, latitude: float) -> tuple[tuple[str, str], float, float]:
+    """Labels of a map's axes, what its units are multiplied by, and how far y is stretched."""
+    if epsg < 0:
+        return ("x, m (no georeference)", "y, m"), 1.0, 1.0
+    crs = CRS.from_epsg(epsg)
+    if crs.is_geographic:
+        names = f"longitude, ° (EPSG:{epsg})", "latitude, °"
+        return names, 1.0, 1 / max(math.cos(math.radians(latitude)), 0.1)
+    return (f"easting, km (EPSG:{epsg})", "northing, km"), crs.linear_units_factor[1] / 1000, 1.0
+
+
+def _scattered(
+    results: Experiment, kinds: pd.Series, colours: dict[str, str], *, title: str = ""
+) -> Figure:
     """Dots at longitude and latitude, coloured by kind; index of `kinds`: patch."""
-    lon = results.patches["lon"].values[kinds.index]
-    lat = results.patches["lat"].values[kinds.index]
+    lon, lat = results.patches.places.loc[kinds.index, ["lon", "lat"]].to_numpy().T
     stretch = 1 / max(math.cos(math.radians(float(np.mean(lat)))), 0.1)
     spread = stretch * (np.ptp(lat) + 1e-6) / (np.ptp(lon) + 1e-6)
     figure, axes = _panel(4.1, min(max(3.4 * spread, 2.0), 5.0) + 0.7)
@@ -373,6 +497,7 @@ def _scattered(results: Experiment, kinds: pd.Series, colours: dict[str, str]) -
             )
             axes.plot([], [], "o", color=colour, markersize=5, label=f"{kind} {chosen.sum():,}")
     axes.set_aspect(stretch)
+    axes.set_title(title)
     axes.set_xlabel("longitude, °")
     axes.set_ylabel("latitude, °")
     _legend_above(axes)
@@ -391,11 +516,11 @@ def examples_wrong(results: Experiment, split: Split) -> Panels:
     Test patches in true colour, from the most confident mistake on, at most two for each pair of
     classes. Above each stands its true class, below it what was predicted and how surely.
     """
-    if results.segmentation:
+    if results.labels != "patch":
         return []
     found = _predictions(results, split).query("truth != predicted")
     found = found.sort_values(["confidence", "patch"], ascending=[False, True], kind="stable")
-    return _pictures(results, found.groupby(["truth", "predicted"]).head(2).head(12))
+    return _pictures(results, split, found.groupby(["truth", "predicted"]).head(2).head(12))
 
 
 @registered("figure")
@@ -405,12 +530,13 @@ def examples_right(results: Experiment, split: Split) -> Panels:
 
     Test patches in true colour, drawn at random among the right predictions, class by class.
     """
-    if results.segmentation:
+    if results.labels != "patch":
         return []
     found = _predictions(results, split).query("truth == predicted")
     found = found.sample(frac=1, random_state=0)
     each = max(1, 12 // max(found["truth"].nunique(), 1))
-    return _pictures(results, found.groupby("truth").head(each).sort_values("truth").head(12))
+    chosen = found.groupby("truth").head(each).sort_values("truth").head(12)
+    return _pictures(results, split, chosen)
 
 
 @registered("figure")
@@ -424,12 +550,12 @@ def examples_segmented(results: Experiment, split: Split) -> Panels:
     if not results.segmentation:
         return []
     stored = split.runs[0].predictions()
-    truth = results.patches["label"].isel(patch=stored["patch"]).values
+    truth = results.patches.label.gather(stored["patch"])
     labelled = truth != UNLABELLED
     right = ((truth == stored["predicted"]) & labelled).sum((1, 2)) / labelled.sum((1, 2)).clip(1)
     ranked = np.argsort(right, kind="stable")
     chosen = ranked[np.unique(np.linspace(0, len(ranked) - 1, 9).round().astype(int))]
-    images = _true_colour(results, stored["patch"][chosen])
+    images = _true_colour(results, split, stored["patch"][chosen])
     panels = []
     for image, index in zip(images, chosen, strict=True):
         figure = Figure(figsize=(WIDTH, 1.42))
@@ -450,7 +576,7 @@ def examples_segmented(results: Experiment, split: Split) -> Panels:
 def _predictions(results: Experiment, split: Split) -> pd.DataFrame:
     """Truth, prediction and confidence of each labelled test patch of the first run."""
     stored = split.runs[0].predictions()
-    truth = results.patches["label"].isel(patch=stored["patch"]).values
+    truth = results.patches.label.gather(stored["patch"])
     table = pd.DataFrame(
         {
             "patch": stored["patch"],
@@ -462,10 +588,10 @@ def _predictions(results: Experiment, split: Split) -> pd.DataFrame:
     return table[table["truth"] != UNLABELLED]
 
 
-def _pictures(results: Experiment, chosen: pd.DataFrame) -> Panels:
+def _pictures(results: Experiment, split: Split, chosen: pd.DataFrame) -> Panels:
     if chosen.empty:
         return []
-    images = _true_colour(results, chosen["patch"].to_numpy())
+    images = _true_colour(results, split, chosen["patch"].to_numpy())
     panels = []
     for image, row in zip(images, chosen.itertuples(), strict=True):
         figure = Figure(figsize=(1.62, 2.0))
@@ -524,9 +650,12 @@ def right_and_wrong(results: Experiment, split: Split) -> Panels:
 
     Each test patch at its longitude and latitude.
     """
-    if results.segmentation or any(run.maps for run in split.runs):
+    if results.labels != "patch" or any(run.maps for run in split.runs):
         return []
     found = _predictions(results, split).set_index("patch")
+    found = found[results.patches.places.loc[found.index, "epsg"] > 0]
+    if found.empty:
+        return []
     right = found["truth"] == found["predicted"]
     kinds = pd.Series(np.where(right, "right", "wrong"), index=found.index)
     return [_scattered(results, kinds, {"right": RIGHT, "wrong": WRONG})]
@@ -549,7 +678,7 @@ def _map(title: str, picture: np.ndarray, results: Experiment, width_px: int) ->
     axes = figure.add_axes((0, bottom, 1, full))
     _picture(axes, picture)
     axes.set_title(title, pad=4)
-    scene_m = width_px * float(results.patches.attrs["gsd_m"])
+    scene_m = width_px * float(results.patches.facts["gsd_m"])
     bar_m = _round_length(scene_m / 4)
     ruler = figure.add_axes((0, 0, 1, bottom))
     ruler.set(xlim=(0, scene_m), ylim=(0, 1))
@@ -585,10 +714,12 @@ def _scene_colour(results: Experiment, scene: SceneMap, shape: tuple[int, ...]) 
     for path in scene.images:
         with rasterio.open(path) as raster:
             found |= {name: (path, band) for band, name in enumerate(raster.descriptions, start=1)}
-    names = [str(name) for name in results.patches["band"].to_numpy()]
-    chosen = [found[names[index]] for index in results.patches.attrs["rgb"]]
+    names = [str(results.patches.facts["bands"][channel]) for channel in results.rgb]
+    # The picture of a series shows its first date, whose bands have no number there.
+    chosen = [found.get(name) or found[name.partition("@")[0]] for name in names]
     image = np.stack([_raster_of(path, shape, band, smooth=True)[0] for path, band in chosen])
-    return _stretched(image[None].astype(np.float32), results.patches.attrs.get("nodata"))[0]
+    split = next(split for split in results.splits if split.name == scene.split)
+    return _stretched(results, split, image[None])[0]
 
 
 def _tested(
@@ -598,14 +729,11 @@ def _tested(
     split = next(split for split in results.splits if split.name == scene.split)
     parts = split.parts(scene.fold)
     patches = parts.index[parts == "test"].to_numpy()
-    patches = patches[
-        [results.scene(i) == scene.scene for i in results.patches["scene"].values[patches]]
-    ]
-    side = int(results.patches.attrs["size_px"])
+    places = results.patches.places.loc[patches, ["scene", "row", "col"]]
+    mine = places["scene"].map(results.scene) == scene.scene
+    side = int(results.patches.facts["size_px"])
     tested = np.zeros(shape, dtype=bool)
-    for row, column in zip(
-        results.patches["row"].values[patches], results.patches["col"].values[patches], strict=True
-    ):
+    for row, column in places.loc[mine, ["row", "col"]].to_numpy():
         top, bottom = (round(y * shape[0] / full[0]) for y in (row, row + side))
         left, right = (round(x * shape[1] / full[1]) for x in (column, column + side))
         tested[top:bottom, left:right] = True
@@ -740,9 +868,12 @@ def _few_ticks(axes: Axes) -> None:
 
 
 def _legend_above(axes: Axes) -> None:
+    title_in = 0.22 if axes.get_title("left") else 0.0
+    above_title = ScaledTranslation(0, title_in, axes.figure.dpi_scale_trans)
     axes.legend(
         loc="lower center",
-        bbox_to_anchor=(0.5, 1.0 if not axes.get_title("left") else 1.08),
+        bbox_to_anchor=(0.5, 1.0),
+        bbox_transform=axes.transAxes + above_title,
         ncols=2,
         borderaxespad=0.2,
         handletextpad=0.3,
@@ -783,32 +914,33 @@ def _painted(results: Experiment, label: np.ndarray) -> np.ndarray:
     return np.asarray(table[label])
 
 
-def _true_colour(results: Experiment, patch: np.ndarray) -> np.ndarray:
+def _true_colour(results: Experiment, split: Split, patch: np.ndarray) -> np.ndarray:
     """Patches in true colour (patch, y, x, 3), all stretched alike."""
-    bands = [int(index) for index in results.patches.attrs["rgb"]]
-    image = results.patches["image"].isel(patch=patch, band=bands).values.astype(np.float32)
-    return _stretched(image, results.patches.attrs.get("nodata"))
+    return _stretched(results, split, results.patches.image.gather(patch)[:, results.rgb])
 
 
-def _stretched(image: np.ndarray, nodata: float | None) -> np.ndarray:
-    """(patch, band, y, x) as bytes (patch, y, x, band), from the 2nd to the 97th percentile."""
-    known = np.ma.masked_equal(image, nodata) if nodata is not None else np.ma.asarray(image)
-    bounds = [
-        np.percentile(part if (part := known[:, band].compressed()).size else [0, 1], [2, 97])
-        for band in range(image.shape[1])
-    ]
-    low, high = np.array(bounds).T[:, None, :, None, None]
-    scaled = np.clip((image - low) / np.maximum(high - low, 1e-6), 0, 1) ** 0.85
-    return np.asarray((255 * scaled).round().astype(np.uint8).transpose(0, 2, 3, 1))
+def _stretched(results: Experiment, split: Split, image: np.ndarray) -> np.ndarray:
+    """The bands of a picture (patch, 3, y, x) as bytes (patch, y, x, 3); no-data is black.
+
+    From the 2nd to the 98th percentile of each band, of the training part where it is known and
+    of the picture itself elsewhere.
+    """
+    image, nodata = image.astype(np.float32), results.patches.facts.get("nodata")
+    known = np.isfinite(image) if nodata is None else np.isfinite(image) & (image != nodata)
+    if split.spread:
+        shares = split.spread["quantiles"]
+        bounds = [[shares[share][channel] for share in ("0.02", "0.98")] for channel in results.rgb]
+    else:
+        values = (image[:, band][known[:, band]] for band in range(image.shape[1]))
+        bounds = [np.percentile(some, [2, 98]) if some.size else [0, 1] for some in values]
+    low, high = np.array(bounds, np.float32).T[:, None, :, None, None]
+    scaled = np.clip((np.where(known, image, low) - low) / np.maximum(high - low, 1e-6), 0, 1)
+    return np.asarray((255 * scaled**0.85).round().astype(np.uint8).transpose(0, 2, 3, 1))
 
 
 def _scores(split: Split) -> Scores:
     assert split.scores is not None  # figures are drawn for splits that have runs
     return split.scores
-
-
-def _fold(split: Split) -> int:
-    return split.runs[0].fold if split.runs else int(split.table["fold"].min())
 
 
 def _short(count: int, most: int) -> str:

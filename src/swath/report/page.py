@@ -46,6 +46,7 @@ SECTIONS = {
     "training": ("Training", ""),
     "confusion": ("Confusion", ""),
     "classes": ("Scores by class", ""),
+    "data": ("The data and their checks", ""),
     "map": (
         "The split and its audit",
         "A test score means what it says only if the test part is apart from the training part. "
@@ -205,7 +206,7 @@ def _subjects(draw: Any, results: Experiment) -> Iterator[tuple[tuple[Any, ...],
     if not asked:
         yield (), "", trained if draw.section == "splits" else []
     elif asked == ["split"]:
-        for split in trained:
+        for split in results.splits if draw.section in ("data", "map") else trained:
             yield (split,), f"split {split.name}", [split]
     else:
         for scene in figures.shown_maps(results):
@@ -279,26 +280,26 @@ def _indexed(image: Image.Image) -> Image.Image:
 
 
 def _facts(results: Experiment) -> list[tuple[str, str]]:
-    first, patches = results.runs[0].facts, results.patches
-    parameters = first.get("parameters")
-    size = f"{parameters:,} parameters" if parameters else ""
-    px, gsd = int(patches.attrs["size_px"]), float(patches.attrs["gsd_m"])
-    count, bands = patches.sizes["patch"], patches.sizes["band"]
-    runs = len(results.runs)
-    return [
+    facts, image = results.patches.facts, results.patches.image.shape
+    px, gsd, dates = int(facts["size_px"]), float(facts["gsd_m"]), int(facts.get("dates", 1))
+    bands = image[1] // dates
+    many = f", {dates} dates" if dates > 1 else ""
+    kind = {"pixel": "segmentation", "patch": "classification", "several": "several labels a patch"}
+    found = [
         ("Data set", results.title),
-        ("Model", ", ".join(part for part in (str(first["model"]), size) if part)),
-        (
-            "Task",
-            f"{'segmentation' if results.segmentation else 'classification'} "
-            f"into {len(results.classes)} classes",
-        ),
+        ("Task", f"{kind[results.labels]}, {len(results.classes)} classes"),
         (
             "Patches",
-            f"{count:,} of {px} × {px} px at {gsd:g} m, {bands} band{'s' * (bands > 1)}",
+            f"{image[0]:,} of {px} × {px} px at {gsd:.4g} m, {bands} band{'s' * (bands > 1)}{many}",
         ),
-        ("Runs", f"{runs} run{'s' * (runs > 1)} on {first.get('device', 'an unknown device')}"),
     ]
+    if not results.runs:
+        return found
+    first, runs = results.runs[0].facts, len(results.runs)
+    size = f"{first['parameters']:,} parameters" if first.get("parameters") else ""
+    model = ", ".join(part for part in (str(first["model"]), size) if part)
+    done = f"{runs} run{'s' * (runs > 1)} on {first.get('device', 'an unknown device')}"
+    return [*found, ("Model", model), ("Runs", done)]
 
 
 def _card(split: Split) -> Card:
@@ -359,6 +360,8 @@ def _against(split: Split, scores: Scores, baseline: Scores | None) -> dict[str,
 def _notes(results: Experiment, section: str) -> list[str]:
     if section == "splits":
         return [_compared(results)]
+    if section == "data":
+        return [_checked(results)]
     if section == "map":
         return [
             f"Split {split.name}: {problem}"
@@ -374,6 +377,19 @@ def _notes(results: Experiment, section: str) -> list[str]:
         shown = len(figures.shown_maps(results))
         return [f"{shown} of {shown + left_out} predicted maps are shown."] if left_out else []
     return []
+
+
+def _checked(results: Experiment) -> str:
+    """One sentence that says what the checks found."""
+    kept, left_out = len(results.patches), int(results.index.get("left_out", 0))
+    aside = sum(bool(check["faults"]) for check in results.index.get("checks", ()))
+    said = f"{kept:,} patches were cut"
+    if left_out:
+        said += f", and {left_out:,} left out for too few valid pixels"
+    if not aside:
+        return f"{said}. No scene was set aside."
+    scenes = "1 scene was" if aside == 1 else f"{aside:,} scenes were"
+    return f"{said}. {scenes} set aside as unfit, and nothing was cut from there."
 
 
 def _compared(results: Experiment) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import math
 import platform
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,10 @@ PACKAGES = (
     "matplotlib",
 )
 NONE = "–"
+CHECKS_SHOWN = 30
+"""scenes up to which each stands in the table of checks; of more, the worst"""
+BANDS_LISTED = 30
+"""bands up to which their statistics are listed; of more, they are drawn alone"""
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,10 @@ class Table:
     leaks: tuple[str, ...] = ()
     words: bool = False
     """whether the cells are words, not numbers to be aligned on the right"""
-    strong: int | None = None
-    """a row to be set off"""
+    said: bool = False
+    """whether the second column is words all the same"""
+    strong: Sequence[int] = ()
+    """rows to be set off"""
     wide: bool = False
     """whether it takes a row of the page for itself"""
     of_data: bool = True
@@ -66,8 +73,9 @@ def write_tables(experiment: Experiment, folder: Path) -> None:
     """
     write_json(folder / "metrics.json", {s.name: _figures(s) for s in experiment.splits})
     curves = [r.metrics.assign(split=r.split, fold=r.fold, seed=r.seed) for r in experiment.runs]
+    nothing = pd.DataFrame(columns=["epoch", "split", "fold", "seed"])
     with whole(folder / "curves.csv") as part:
-        pd.concat(curves).to_csv(part, index=False)
+        (pd.concat(curves) if curves else nothing).to_csv(part, index=False)
 
 
 def _figures(split: Any) -> dict[str, Any]:
@@ -137,11 +145,15 @@ def page_tables(results: Experiment, code: str) -> dict[str, list[Table]]:
     trained = [split for split in results.splits if split.runs]
     return {
         "splits": [_measures_table(trained)] if len(trained) > 1 else [],
-        "training": [_runs_table(results.runs, trained)],
+        "training": [_runs_table(results.runs, trained)] if trained else [],
         "classes": [_classes_table(split, results.segmentation) for split in trained],
+        "data": [
+            *_checks_table(results),
+            *(table for split in results.splits for table in _bands_table(results, split)),
+        ],
         "map": [
-            _audit_table(results),
-            *(_parts_table(split, results.segmentation) for split in results.splits),
+            *([_audit_table(results)] if results.splits else []),
+            *(_parts_table(split, results) for split in results.splits),
         ],
         "study": [_trials_table(results)] if results.study else [],
         "making": [_making_table(results, code), _environment_table(), *_costs_table(results)],
@@ -216,21 +228,152 @@ def _classes_table(split: Split, segmentation: bool) -> Table:
     )
 
 
+def _checks_table(results: Experiment) -> list[Table]:
+    """The scenes and what the checks found: those set aside first, then the worst."""
+    checks = _numbered(results.index.get("checks") or [])
+    if not checks:
+        return []
+    aside = [check for check in checks if check["faults"]]
+    fit = [check for check in checks if not check["faults"]]
+    if many := len(checks) > CHECKS_SHOWN:
+        fit.sort(key=_harm, reverse=True)
+    shown = fit[: max(CHECKS_SHOWN - len(aside), 10)] if many else fit
+    rows = [_check_row(check) for check in [*aside, *shown]]
+    if others := fit[len(shown) :]:
+        rows.append(_check_row(_taken_together(others)))
+    head = (
+        "Scene",
+        "Verdict",
+        "Patches",
+        "Left out",
+        "No data, %",
+        "Clouds, %",
+        "Saturated, %",
+        "Implausible, %",
+        "Range",
+    )
+    order = " (those set aside and the worst)" if others else ""
+    return [
+        Table(
+            f"Scenes and their checks{order}", head, rows,
+            said=True, strong=range(len(aside)), wide=True,
+        )
+    ]  # fmt: skip
+
+
+def _numbered(checks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Portions of one set of published patches, told apart."""
+    counts, seen = Counter(check["scene"] for check in checks), Counter[str]()
+    found = []
+    for check in checks:
+        name = str(check["scene"])
+        seen[name] += 1
+        several = f" ({seen[name]} of {counts[name]})" if counts[name] > 1 else ""
+        found.append(check | {"scene": name + several})
+    return found
+
+
+_SHARES = ("nodata", "clouds", "saturated", "implausible")
+
+
+def _harm(check: dict[str, Any]) -> float:
+    """How bad a fit scene is: its largest share of bad pixels."""
+    return max(check.get(key) or 0.0 for key in _SHARES)
+
+
+def _check_row(check: dict[str, Any]) -> tuple[str, ...]:
+    faults, remarks = check["faults"], []
+    for key, words in (("constant", "constant"), ("empty", "without data")):
+        if names := check.get(key):
+            remarks.append(f"{', '.join(names[:5])}{' …' * (len(names) > 5)} {words}")
+    if not check["patches"]:
+        remarks.append("no patch has enough valid pixels")
+    least, most = check.get("least"), check.get("most")
+    verdict = f"set aside: {'; '.join(faults)}" if faults else "; ".join(["fit", *remarks])
+    return (
+        str(check["scene"]),
+        verdict,
+        f"{check['patches']:,}",
+        f"{check['left_out']:,}" if "left_out" in check else NONE,
+        *(_small_share(check.get(key)) for key in _SHARES),
+        NONE if least is None or most is None else f"{_minus(least)} to {_minus(most)}",
+    )
+
+
+def _small_share(value: float | None) -> str:
+    """A share in percent; what is more than nothing never reads as nothing."""
+    return NONE if value is None else "< 0.1" if 0 < value < 0.0005 else percent(value)
+
+
+def _taken_together(checks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Scenes as one row: counts added, shares averaged over their pixels."""
+    table = pd.DataFrame(checks)
+    shares = {}
+    for key in _SHARES:
+        known = table[table[key].notna()]
+        total = known["pixels"].sum()
+        shares[key] = float((known[key] * known["pixels"]).sum() / total) if total else None
+    return {
+        "scene": f"{len(checks):,} others",
+        "patches": int(table["patches"].sum()),
+        "left_out": int(table["left_out"].sum()),
+        "faults": [],
+        "least": float(table["least"].min()),
+        "most": float(table["most"].max()),
+    } | shares
+
+
+def _bands_table(results: Experiment, split: Split) -> list[Table]:
+    """Statistics of the bands over the training part, where they are few enough to be listed."""
+    spread, names = split.spread, results.patches.facts["bands"]
+    if spread is None or len(names) > BANDS_LISTED:
+        return []
+    wavelengths = results.wavelengths_nm
+    columns = [
+        spread["mean"],
+        spread["std"],
+        *(spread["quantiles"][share] for share in ("0.02", "0.5", "0.98")),
+    ]
+    rows = [
+        (
+            str(name),
+            NONE if math.isnan(wavelengths[at]) else f"{wavelengths[at]:,.0f}",
+            *(_significant(values[at]) for values in columns),
+        )
+        for at, name in enumerate(names)
+    ]
+    head = ("Band", "Wavelength, nm", "Mean", "Std. dev.", "2 %", "Median", "98 %")
+    of = f"{split.name}, fold {split.fold}" if split.folds > 1 else split.name
+    caption = f"Stored values of the training part, split {of}"
+    return [Table(caption, head, rows, leaks_of([split]))]
+
+
+def _significant(value: float) -> str:
+    """Four digits, or all before the point."""
+    return f"{value:,.0f}".replace("-", "−") if abs(value) >= 1000 else _minus(value, 4)
+
+
+def _minus(value: float, digits: int = 5) -> str:
+    """A number in so many digits, with a true minus."""
+    return f"{value:.{digits}g}".replace("-", "−")
+
+
 def _audit_table(results: Experiment) -> Table:
     rows = []
     for split in results.splits:
-        audit = split.audit
-        rows.append(
-            (
-                split.name,
-                "LEAKS" if split.leaky else "passed",
-                str(audit.get("scheme", NONE)),
-                f"{audit.get('overlapping_pairs') or 0:,}",
-                _hectares(audit.get("overlap_m2") or 0),
-                metres(audit.get("least_distance_m")),
-                metres(audit.get("buffer_m")),
+        folds = split.audit.get("folds") or [split.audit]
+        for number, audit in enumerate(folds):
+            rows.append(
+                (
+                    f"{split.name}, fold {number}" if len(folds) > 1 else split.name,
+                    "passed" if audit["passed"] and not audit.get("stamped") else "LEAKS",
+                    str(split.audit.get("scheme", NONE)),
+                    f"{audit.get('overlapping_pairs') or 0:,}",
+                    _hectares(audit.get("overlap_m2") or 0),
+                    metres(audit.get("least_distance_m")),
+                    metres(audit.get("buffer_m")),
+                )
             )
-        )
     head = (
         "Split",
         "Audit",
@@ -256,8 +399,10 @@ def _hectares(area_m2: float) -> str:
     return f"{area_m2 / 1e6:,.2f} km²" if area_m2 >= 1e6 else f"{area_m2 / 1e4:,.2f} ha"
 
 
-def _parts_table(split: Split, segmentation: bool) -> Table:
-    parts = {name: part for name, part in split.audit["parts"].items() if part["patches"]}
+def _parts_table(split: Split, results: Experiment) -> Table:
+    folds = split.audit.get("folds") or [split.audit]
+    audit = folds[split.fold if len(folds) > 1 else 0]
+    parts = {name: part for name, part in audit["parts"].items() if part["patches"]}
     total = sum(part["patches"] for part in parts.values())
     classes = dict.fromkeys(name for part in parts.values() for name in part["classes"])
     rows = [
@@ -266,13 +411,14 @@ def _parts_table(split: Split, segmentation: bool) -> Table:
     ]
     for name in classes:
         rows.append((name, *(f"{part['classes'].get(name, 0):,}" for part in parts.values())))
+    counted = {"pixel": "labelled pixels", "patch": "and patches", "several": "labels"}
     return Table(
-        f"Patches by part, {'labelled pixels' if segmentation else 'and patches'} by class, "
-        f"split {split.name}",
+        f"Patches by part, {counted[results.labels]} by class, split {split.name}"
+        + (f", fold {split.fold}" if split.folds > 1 else ""),
         ("Class", *parts),
         rows,
         leaks_of([split]),
-        strong=0,
+        strong=[0],
     )
 
 
@@ -310,7 +456,7 @@ def _trials_table(results: Experiment) -> Table:
         f"Trials, the best first; {label} after each rung",
         ("Trial", *names, *(f"{each} epochs" for each in epochs), "State"),
         rows,
-        strong=0,
+        strong=[0],
         wide=True,
     )
 
@@ -323,12 +469,12 @@ def _making_table(results: Experiment, code: str) -> Table:
     codes = dict.fromkeys(str(run.facts.get("code", "")) for run in results.runs)
     versions = dict.fromkeys(str(run.facts.get("data_version", "")) for run in results.runs)
     rows = [
-        ("Patch set, checksum", results.version or NONE),
-        ("Raw data, checksum", str(results.patches.attrs.get("data_version") or NONE)),
+        ("Patch set, checksum", str(results.index.get("version") or NONE)),
+        ("Raw data, checksum", str(results.index.get("data_version") or NONE)),
         ("Patch set that the runs read", ", ".join(filter(None, versions)) or NONE),
         ("Code of this report, commit", code),
         ("Code that trained, fingerprint", ", ".join(filter(None, codes)) or NONE),
-        ("Runs", ", ".join(str(run.facts.get("run_id", NONE)) for run in results.runs)),
+        ("Runs", ", ".join(str(run.facts.get("run_id", NONE)) for run in results.runs) or NONE),
     ]
     return Table("Identity", ("What", "Version"), rows, words=True, wide=True, of_data=False)
 

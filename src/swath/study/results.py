@@ -1,7 +1,7 @@
 """Results of one experiment on disk, read into plain tables for whoever looks at them.
 
-Only reads: the files are written by the stages. Images stay lazy, predictions and maps are read
-when a figure asks for them.
+Only reads: the files are written by the stages. Images stay in their memory map, predictions and
+maps are read when a figure asks for them.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 import yaml
 
+from swath.data.patchset import PatchSet, open_patches
 from swath.errors import DataError
 from swath.files import read_json
 from swath.study.scores import per_class
@@ -109,6 +109,9 @@ class Split:
     table: pd.DataFrame
     """columns: patch, fold, part"""
     audit: dict[str, Any]
+    statistics: tuple[dict[str, Any], ...]
+    """of the bands over the training part of each fold: mean, std, least, most, pixels (band),
+    quantiles {share: (band)} in stored units; empty where they were not computed"""
     runs: tuple[Run, ...]
     baselines: tuple[Baseline, ...]
 
@@ -140,6 +143,21 @@ class Split:
     def baseline(self) -> Scores | None:
         """Test scores of the baseline over its folds; None where there is none."""
         return pooled([each.scores for each in self.baselines]) if self.baselines else None
+
+    @property
+    def fold(self) -> int:
+        """The fold that is shown where only one can be: the first that something trained on."""
+        return self.runs[0].fold if self.runs else int(self.table["fold"].min())
+
+    @property
+    def folds(self) -> int:
+        """Number of folds."""
+        return int(self.table["fold"].nunique())
+
+    @property
+    def spread(self) -> dict[str, Any] | None:
+        """Statistics of the bands over the training part of the shown fold."""
+        return self.statistics[self.fold] if self.fold < len(self.statistics) else None
 
     def parts(self, fold: int) -> pd.Series:
         """Part of each patch of a fold; index: patch."""
@@ -183,10 +201,9 @@ class Experiment:
     folder: Path
     sections: dict[str, str]
     """section of the configuration -> its YAML text"""
-    patches: xr.Dataset
-    """lazy; dimensions patch, band, y, x"""
-    version: str
-    """checksum of the patch set"""
+    patches: PatchSet
+    index: dict[str, Any]
+    """the patch set's manifest: version, data_version, kept, left_out, checks of each scene"""
     splits: tuple[Split, ...]
     study: Study | None
     costs: pd.DataFrame
@@ -195,32 +212,45 @@ class Experiment:
     @property
     def title(self) -> str:
         """The data set's title."""
-        return str(self.patches.attrs.get("title") or self.patches.attrs.get("dataset", ""))
+        return str(self.patches.facts.get("title") or self.patches.facts.get("dataset", ""))
 
     @property
     def synthetic(self) -> bool:
         """Whether the data were made up."""
-        return bool(self.patches.attrs.get("synthetic", False))
+        return bool(self.patches.facts.get("synthetic", False))
+
+    @property
+    def labels(self) -> str:
+        """What has a label: `patch`, `pixel`, or `several` labels a patch."""
+        return str(self.patches.facts["labels"])
 
     @property
     def segmentation(self) -> bool:
         """Whether each pixel has a label, not each patch."""
-        return self.patches["label"].ndim > 1
+        return self.labels == "pixel"
 
     @property
     def classes(self) -> list[str]:
         """Names of the classes."""
-        return [str(name) for name in self.patches.attrs["classes"]]
+        return self.patches.classes
 
     @property
     def colours(self) -> list[str]:
         """A colour (#rrggbb) for each class."""
-        return [str(colour) for colour in self.patches.attrs["colours"]]
+        return [str(colour) for colour in self.patches.facts["colours"]]
 
     @property
-    def size_m(self) -> float:
-        """Side of a patch, in metres."""
-        return float(self.patches.attrs["size_px"]) * float(self.patches.attrs["gsd_m"])
+    def rgb(self) -> list[int]:
+        """The three channels shown as red, green and blue; fewer than three come again."""
+        return [int(channel) for channel in np.resize(self.patches.facts["rgb"], 3)]
+
+    @property
+    def wavelengths_nm(self) -> list[float]:
+        """Central wavelength of each channel; nan where it has none."""
+        known = {b["name"]: b.get("wavelength_nm") for b in self.setting("data", "bands") or ()}
+        # Of a series, a channel's name is the band's with the number of its date.
+        names = (str(name).partition("@")[0] for name in self.patches.facts["bands"])
+        return [_number(known.get(name)) for name in names]
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -229,8 +259,7 @@ class Experiment:
 
     def scene(self, index: int) -> str:
         """Name of a scene."""
-        scene = self.patches.attrs["scenes"][int(index)]
-        return str(scene.get("name", index)) if isinstance(scene, dict) else str(scene)
+        return str(self.patches.facts["scenes"][int(index)])
 
     def setting(self, section: str, key: str) -> Any:
         """A value of the configuration, None where it is not set."""
@@ -249,8 +278,11 @@ def read_experiment(folder: Path, *, project: Path = Path()) -> Experiment:
     """
     if not folder.is_dir():
         raise DataError("there is no such experiment", where=folder, mend="run it first")
+    index = folder / "patches" / "manifest.json"
+    patches = open_patches(index)
     runs = [_run(path.parent, folder, project) for path in folder.glob("runs/*/run.json")]
-    if not runs:
+    # Of patches with several labels each, the data and the splits can be shown.
+    if not runs and patches.facts["labels"] != "several":
         raise DataError("holds no run", where=folder / "runs", mend="train before the report")
     splits = [_split(path.parent, folder, runs) for path in folder.glob("splits/*/audit.json")]
     if orphans := {run.split for run in runs} - {split.name for split in splits}:
@@ -266,8 +298,8 @@ def read_experiment(folder: Path, *, project: Path = Path()) -> Experiment:
             path.stem: path.read_text(encoding="utf-8")
             for path in sorted(folder.glob("config/*.yaml"))
         },
-        patches=_patches(folder / "patches" / "set.zarr"),
-        version=str(read_json(folder / "patches" / "manifest.json").get("version", "")),
+        patches=patches,
+        index=read_json(index),
         splits=tuple(sorted(splits, key=lambda split: (split.leaky, split.name))),
         study=_study(folder / "study" / "trials.json"),
         costs=_costs(folder / "benchmarks"),
@@ -314,14 +346,6 @@ def _table(path: Path) -> pd.DataFrame:
         return pd.read_parquet(_present(path))
     except (OSError, ValueError) as broken:
         raise DataError(f"is not a Parquet table ({broken})", where=path, mend=_MEND) from None
-
-
-def _patches(path: Path) -> xr.Dataset:
-    try:
-        opened: xr.Dataset = xr.open_zarr(_present(path), consolidated=False, chunks=None)
-        return opened
-    except (OSError, ValueError, KeyError) as broken:
-        raise DataError(f"is not a patch set ({broken})", where=path, mend=_MEND) from None
 
 
 def _number(value: Any) -> float:
@@ -397,10 +421,12 @@ def _optional_raster(name: str | None, folder: Path, project: Path) -> Path | No
 
 def _split(folder: Path, experiment: Path, runs: Iterable[Run]) -> Split:
     name = folder.name
+    statistics = folder / "statistics.json"
     return Split(
         name=name,
         table=_table(folder / "split.parquet"),
         audit=read_json(folder / "audit.json"),
+        statistics=tuple(read_json(statistics)["folds"]) if statistics.is_file() else (),
         runs=tuple(
             sorted((r for r in runs if r.split == name), key=lambda run: (run.fold, run.seed))
         ),

@@ -11,8 +11,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from rasterio.crs import CRS
 
 from swath.data.card import UNLABELLED
+
+METRES_A_DEGREE = 111_320.0
+"""Of the equator (WGS84), as in the split by blocks."""
 
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -79,20 +83,35 @@ def _mean(values: Floats) -> Floats:
 
 
 def block_numbers(places: pd.DataFrame, block_m: float) -> NDArray[np.int64]:
-    """Number of the square block of the ground in which each patch's corner lies.
+    """Number of the square block of the ground in which each patch's upper-left corner lies.
 
-    Patches without a georeference are a block each.
+    Blocks are squares of the map, as those of a split by blocks are, so that of the same size both
+    have the same borders. Where the map is in degrees, rows of blocks follow the parallels and each
+    is divided by its own length. A local plane has blocks of its own. Patches without a place are a
+    block each.
+
+    Args:
+        places: epsg, west and north (units of the CRS; m in local planes) of each patch.
+        block_m: side of a block.
     """
-    if not places["epsg"].to_numpy().all():
-        return np.arange(len(places))
-    key = pd.MultiIndex.from_arrays(
-        [
-            places["epsg"],
-            (places["easting"] // block_m).astype(int),
-            (places["northing"] // block_m).astype(int),
-        ]
-    )
-    return pd.factorize(key)[0].astype(np.int64)
+    epsg = places["epsg"].to_numpy(np.int64)
+    west, north = (places[side].to_numpy(np.float64, copy=True) for side in ("west", "north"))
+    for code in np.unique(epsg[epsg > 0]):
+        at, crs = epsg == code, CRS.from_epsg(int(code))
+        if crs.is_geographic:
+            north[at] *= METRES_A_DEGREE
+            middle = (np.floor(north[at] / block_m) + 0.5) * block_m / METRES_A_DEGREE
+            west[at] *= METRES_A_DEGREE * np.cos(np.radians(np.clip(middle, -89, 89)))
+        else:
+            metres = crs.linear_units_factor[1]
+            west[at], north[at] = west[at] * metres, north[at] * metres
+    # A patch lies below its northern edge: one that hangs from a border is in the block below.
+    column, row = np.floor(west / block_m), np.floor(-north / block_m)
+    nowhere = epsg == 0
+    column[nowhere], row[nowhere] = np.flatnonzero(nowhere), 0
+    key = np.stack([epsg, column, row], axis=1)
+    numbers: NDArray[np.int64] = np.unique(key, axis=0, return_inverse=True)[1].ravel()
+    return numbers
 
 
 def score(
@@ -111,7 +130,7 @@ def score(
 
     Args:
         by_patch: confusion matrices (patch, true, predicted).
-        places: the same patches' easting, northing, epsg.
+        places: the same patches' places, as `block_numbers` takes them.
         classes: class names.
         block_m: side of a block.
         draws: number of bootstrap samples.
