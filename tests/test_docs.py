@@ -50,6 +50,10 @@ def test_the_dataset_of_the_example_is_a_card(conf: Path) -> None:
     assert (card.name, list(card.classes)) == ("harbour", ["water", "land"])
 
 
+def test_scenes_of_ones_own_take_ten_lines_or_so() -> None:
+    assert len(block_after("A dataset").splitlines()) <= 10
+
+
 def test_the_model_of_the_example_is_registered_with_its_settings(tmp_path: Path) -> None:
     code = EXTENDING.split("\n## A model\n")[1].split("```python\n")[1].split("```")[0]
     lines = "from swath.registry import Count, registered\nfrom torch import nn\n\n\n"
@@ -58,6 +62,29 @@ def test_the_model_of_the_example_is_registered_with_its_settings(tmp_path: Path
     import torch
 
     assert names["mlp"](10, 9, hidden=8)(torch.zeros(2, 10, 4, 4)).shape == (2, 9, 4, 4)  # type: ignore[operator]
+
+
+def test_the_scheme_of_the_example_deals_the_south_to_the_test() -> None:
+    import numpy as np
+    import pandas as pd
+
+    from swath.split import schemes
+    from swath.split.ground import Ground
+
+    code = EXTENDING.split("\n## A split scheme\n")[1].split("```python\n")[1].split("```")[0]
+    names: dict[str, object] = vars(schemes).copy()
+    exec(code, names)
+    north = 5_000_000.0 + 640.0 * np.arange(10)
+    places = pd.DataFrame(
+        {
+            "scene": 0, "row": 0, "col": 0, "west": 500_000.0, "south": north - 640.0,
+            "east": 500_640.0, "north": north, "epsg": 32632, "lon": 9.0,
+            "lat": 45.0 + 0.005 * np.arange(10), "time": pd.NaT, "name": list("abcdefghij"),
+        }
+    )  # fmt: skip
+    ground = Ground(places, np.ones((10, 1), np.int64), ["land"])
+    parts = names["latitude"](ground, val=0.2, test=0.3, buffer_m=640.0)  # type: ignore[operator]
+    assert parts.tolist() == [["test"] * 3 + ["unused", "val", "unused"] + ["train"] * 4]
 
 
 def test_the_study_of_the_example_composes(conf: Path) -> None:

@@ -19,13 +19,18 @@ PRUNED = {
         "trainer.epochs=1 trainer.precision=bf16 model.width=4 sweep.trials=2 sweep.epochs=1"
     ),
     "eurosat": "patches.fraction=0.02 trainer.epochs=1 trainer.precision=bf16 model.width=8",
+    "statlog": "patches.fraction=0.1 trainer.epochs=1 trainer.precision=bf16 model.width=8",
+    "rachel_carson": "trainer.epochs=1 trainer.precision=bf16",
+    "sen1floods11_sample": (
+        "patches.fraction=0.5 trainer.epochs=1 trainer.precision=bf16 model.width=4"
+    ),
     "eurosat_small": (
         "split=stratified patches.fraction=0.02 "
         "trainer.epochs=1 trainer.precision=bf16 model.width=8"
     ),
 }
 # Whose data are not drawn, and have to be at hand.
-REAL = ("eurosat", "eurosat_small")
+REAL = ("eurosat", "eurosat_small", "statlog", "rachel_carson", "sen1floods11_sample")
 
 
 def test_every_experiment_has_its_pruned_form() -> None:

@@ -122,7 +122,7 @@ def test_a_wrong_name_is_answered_with_the_nearest() -> None:
     assert str(refused.value) == (
         "split.x.scheme: no scheme is named 'bloks'; did you mean 'blocks'?"
     )
-    with pytest.raises(ConfigError, match="there is class_folders, scene_folders"):
+    with pytest.raises(ConfigError, match=r"there is array_scenes, .*scene_folders"):
         registry.load("layout", "zzz")
 
 

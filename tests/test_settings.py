@@ -16,9 +16,13 @@ KINDS = ("model", "scheme", "task", "layout")
 REGISTERED = [(kind, name) for kind in KINDS for name in registry.entries(kind)]
 # What has no default, and is given by the configuration.
 NEEDED: dict[tuple[str, str], dict[str, Any]] = {
-    ("scheme", "blocks"): {"size_m": 640.0},
+    ("scheme", "regions"): {"file": "regions.gpkg", "attribute": "name"},
+    ("scheme", "few_shot"): {"shots": 5, "of": {"scheme": "random"}},
     ("layout", "scene_folders"): {"images": ["*.tif"]},
     ("layout", "class_folders"): {"archive": "a.zip"},
+    ("layout", "array_scenes"): {"images": "*.nc"},
+    ("layout", "matlab_cubes"): {"cube": "a.mat"},
+    ("layout", "table"): {"files": {"train": "a.csv"}},
 }
 CARD: dict[str, Any] = {
     "name": "x", "title": "x", "licence": "x", "citation": "x", "labels": "patch", "rgb": ["b"] * 3,
@@ -73,7 +77,8 @@ def test_what_has_no_default_must_be_given(kind: str, name: str) -> None:
     "kind, name, setting", [(k, n, s) for k, n in REGISTERED for s in choices(k, n)]
 )
 def test_a_value_of_another_type_is_refused(kind: str, name: str, setting: str) -> None:
-    text = refused(kind, name, {setting: {"no": ["such", "value"]}})
+    takes_tables = "dict" in str(choices(kind, name)[setting].annotation)
+    text = refused(kind, name, {setting: 0.5 if takes_tables else {"no": ["such", "value"]}})
     assert setting in text and "will not do" in text
 
 
