@@ -65,7 +65,19 @@ format: $(STAMP)  ## write the format and the safe corrections of style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP)  ## run every benchmarks/bench_*.py
+# The peers that swath is measured against, apart from it: torchgeo needs torchvision, which is built
+# for CUDA. So torch first, and all else without what it would bring.
+BENCH := .venv-bench
+BENCH_PINS := cat constraints.txt benchmarks/peers/requirements.txt | cksum
+$(BENCH)/installed: $(STAMP) constraints.txt benchmarks/peers/requirements.txt
+	@if [ -f $@ ] && [ "$$($(BENCH_PINS))" = "$$(cat $@)" ]; then touch $@; exit 0; fi; \
+	set -e; echo "Installing the benchmarks' peers into $(BENCH) (once; 1.5 GB, a minute)"; \
+	$(BIN)/python -m venv --clear $(BENCH); \
+	$(BENCH)/bin/python -m pip install -q -c constraints.txt torch; \
+	$(BENCH)/bin/python -m pip install -q --no-deps -c constraints.txt -r benchmarks/peers/requirements.txt; \
+	$(BENCH_PINS) > $@
+
+bench: $(STAMP) $(BENCH)/installed  ## run every benchmarks/bench_*.py
 	@for bench in benchmarks/bench_*.py; do \
 		echo "== $$bench"; $(IN_ENV) $(BIN)/python "$$bench" $(ARGS) || exit 1; \
 	done
