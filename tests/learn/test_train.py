@@ -197,6 +197,14 @@ def refused(error: pytest.ExceptionInfo[RunError], *words: str) -> None:
         assert word in text
 
 
+def test_patches_too_small_for_bf16_are_trained_in_float32(
+    patch_set, statistics, sections, tmp_path
+) -> None:
+    given = sections("cnn", "classification", trainer__precision="auto")
+    found = train(patch_set(24, side=3), parts_of(24), statistics, tmp_path, **given, seed=0)
+    assert found.facts["precision"] == "fp32"
+
+
 def test_a_loss_that_is_no_number_stops_the_run(patch_set, statistics, sections, tmp_path) -> None:
     patches = patch_set(24, labels="pixel", nodata=None, dtype="float32")
     patches.image.chunks[0][1] = 3e38  # NaN and infinity would be no-data
