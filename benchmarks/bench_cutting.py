@@ -242,6 +242,9 @@ def true_pixels(scene: Path, most: int) -> dict[str, list[int]]:
 
 def show(title: str, ways: dict[str, str], medians: dict[str, Result]) -> None:
     """Print a table: medians, and the ratio of CPU time to the first way."""
+    ways = {way: name for way, name in ways.items() if way in medians}
+    if not ways:
+        return
     first = medians[next(iter(ways))]["cpu_s"]
     print(
         f"\n{title:46s} {'CPU s':>8s} {'wall s':>8s} {'x limit':>8s} {'peak MB':>8s}  measured on"
@@ -269,10 +272,14 @@ def judge(medians: dict[str, Result]) -> None:
     ]
     print()
     for name, over, under, word, bar in bars:
+        if not {over, under} <= set(medians):
+            continue
         ratio = medians[over]["cpu_s"] / medians[under]["cpu_s"]
         met = ratio <= bar if word == "at most" else ratio >= bar
         verdict = f"{word} {bar:4g}  {'met' if met else 'NOT met'}" if word else "tuned by hand"
         print(f"{name:38s} {ratio:7.2f}  {verdict}")
+    if "swath" not in medians:
+        return
     peak = medians["swath"]["peak_mb"]
     met = "met" if peak <= MEMORY_MB else "NOT met"
     print(f"{'peak memory of swath, MB':38s} {peak:7.0f}  at most {MEMORY_MB:4d}  {met}")
@@ -284,6 +291,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--stretches", type=int, default=1, help="of eight rows, for the peers")
     parser.add_argument("--files", choices=("band", "gsd"), default="band", help="a file for each")
+    every = [*CUTTING, *READING]
+    parser.add_argument("--ways", nargs="+", choices=every, default=every, help="these alone")
     for private in ("--way", "--scene", "--out"):
         parser.add_argument(private, help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -304,7 +313,7 @@ def main() -> None:
             f" {patches_along(asked.size) ** 2} patches; medians of {asked.rounds} rounds"
         )
         truth = true_pixels(scene, asked.stretches)
-        results: dict[str, list[Result]] = {way: [] for way in CUTTING | READING}
+        results: dict[str, list[Result]] = {way: [] for way in asked.ways}
         for _ in range(asked.rounds):
             for way, of_way in results.items():
                 of_way.append(start(way, scene, asked.stretches, truth))
