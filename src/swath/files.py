@@ -36,7 +36,7 @@ def _sync(path: Path) -> None:
     """Flush a file or folder to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        os.fdatasync(handle)  # content and size; times may be lost
     finally:
         os.close(handle)
 
