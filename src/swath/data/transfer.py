@@ -1,7 +1,7 @@
 """Bytes from a web server, an object store or a folder into a file: resumed, and side by side.
 
 A download lies in a part file until it is whole. Beside it a note says which version of the file
-the part is of (ETag or Last-Modified), so that the next attempt, or the next session, asks for the
+the part is of (ETag or Last-Modified), so that the next attempt, or the next start, asks for the
 rest of that version alone: other bytes on the server begin the part anew and are never joined to
 it. Whether a whole file is the published one is not decided here (`swath.data.fetch`).
 
