@@ -340,7 +340,7 @@ def test_a_statement_two_imports_away_changes_the_fingerprint_of_those_who_reach
     users = ("swath.data.patches", "swath.data.shards", "swath.learn.train")
     others = ("swath.study.rungs", "swath.study.space", "swath.report.tracking")
     before = {module: plan.fingerprint(module, lock=LOCK) for module in (*users, *others)}
-    edit("data/scene.py", "_EQUATOR_M = 111_320.0", "_EQUATOR_M = 111_321.0")
+    edit("data/grid.py", "METRES_A_DEGREE = 111_320.0", "METRES_A_DEGREE = 111_321.0")
     after = {module: plan.fingerprint(module, lock=LOCK) for module in before}
     assert {m for m in before if before[m] != after[m]} == set(users)
 

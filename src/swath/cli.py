@@ -177,13 +177,13 @@ def patches(
     from swath.data.card import Card
     from swath.data.patches import Cutting, cut
     from swath.data.shards import pieces_of, shard_named
-    from swath.plan import read_sections
+    from swath.plan import read_sections, without
 
     sections = read_sections("patches", config)
     card = Card.model_validate(sections["data"])
     dealt = shard_named(scenes, shard)
-    limits = {k: v for k, v in sections["quality"].items() if k != "broken"}
-    cutting = {k: v for k, v in sections["patches"].items() if k != "shard_mb"}
+    limits = without(sections["quality"], "broken")
+    cutting = without(sections["patches"], "shard_mb")
     manifest = cut(
         card,
         pieces_of(card, data, dealt),
@@ -238,7 +238,7 @@ def split(
     --out results/embedded/splits/blocks
     """
     from swath.files import whole, write_json
-    from swath.plan import read_sections
+    from swath.plan import read_sections, without
     from swath.split.deal import deal
     from swath.split.ground import Ground
 
@@ -246,7 +246,7 @@ def split(
     if name == "allow_leaks" or name not in section:
         known = [k for k in section if k != "allow_leaks"]
         raise ConfigError(f"no split is named '{name}'", where=config, mend=nearest(name, known))
-    settings = {k: v for k, v in section[name].items() if k != "scheme"}
+    settings = without(section[name], "scheme")
     opened, _ = _open(patches)
     ground = Ground(opened.places, opened.contents, opened.classes, data)
     table, verdict = deal(ground, name, section[name]["scheme"], settings)

@@ -19,8 +19,12 @@ class SwathError(Exception):
 
     def __init__(self, what: str, *, where: object = "", mend: str = "") -> None:
         self.what, self.where, self.mend = what, str(where), mend
-        text = f"{self.where}: {what}" if self.where else what
-        super().__init__(" ".join((f"{text}; {mend}" if mend else text).split()))
+        super().__init__(" ".join((f"{self.fault}; {mend}" if mend else self.fault).split()))
+
+    @property
+    def fault(self) -> str:
+        """What is wrong and where, without the mend."""
+        return f"{self.where}: {self.what}" if self.where else self.what
 
 
 class ConfigError(SwathError):

@@ -207,13 +207,15 @@ def read_manifest(path: Path, *, digests: bool = True) -> dict[str, Any]:
     return manifest
 
 
-def prove(file: Path, entry: dict[str, Any], *, by: Path, digests: bool = True) -> None:
-    """Compare a file with its entry in the manifest `by`.
+def prove(
+    file: Path, entry: dict[str, Any], *, by: Path, digests: bool = True, mend: str = ""
+) -> None:
+    """Compare a file with its entry in the manifest `by`; `mend` is what the user is told to do.
 
     Raises:
         DataError: it is absent, cut off or changed.
     """
-    mend = f"delete {by} and run its stage again"
+    mend = mend or f"delete {by} and run its stage again"
     if not file.is_file():
         raise DataError(f"is listed in {by.name} and absent", where=file, mend=mend)
     if (size := file.stat().st_size) != entry["size"]:

@@ -9,6 +9,24 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+METRES_A_DEGREE = 111_320.0
+"""Of longitude at the equator (WGS84); blocks and sampling distances need no better."""
+
+
+def degrees_in_metres(
+    west: NDArray[np.float64], north: NDArray[np.float64], row_m: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Degrees as metres: along the meridian, and along the parallel in the middle of its row.
+
+    Args:
+        west: longitudes.
+        north: latitudes.
+        row_m: height of a row, in all of which a degree of longitude is equally long.
+    """
+    north_m = north * METRES_A_DEGREE
+    middle = (np.floor(north_m / row_m) + 0.5) * row_m / METRES_A_DEGREE
+    return west * (METRES_A_DEGREE * np.cos(np.radians(np.clip(middle, -89, 89)))), north_m
+
 
 def window_corners(
     height_px: int, width_px: int, size_px: int, stride_px: int, padding: str = "none"

@@ -125,7 +125,7 @@ def cut(
         checks: list[dict[str, Any]] = []
         for name, piece in pieces:
             if isinstance(piece, DataError):
-                checks.append({"scene": name, "patches": 0, "faults": [_fault(piece)]})
+                checks.append({"scene": name, "patches": 0, "faults": [piece.fault]})
                 continue
             if store is None:
                 _check_nodata(card, piece)
@@ -178,7 +178,7 @@ def _cut_piece(
         row = tally.row()
         wrong = quality.faults(row, **limits)
     except DataError as broken:
-        row, wrong = {}, [_fault(broken)]
+        row, wrong = {}, [broken.fault]
     check = {"scene": name, "patches": store.count - start, "faults": wrong} | row
     if wrong:
         log.warning("%s is set aside: %s", name, "; ".join(wrong))
@@ -187,10 +187,6 @@ def _cut_piece(
     left_out = candidates - (store.count - start)
     places = pd.concat(kept) if kept else pd.DataFrame(columns=PLACES)
     return places, check | {"left_out": left_out}
-
-
-def _fault(error: DataError) -> str:
-    return f"{error.where}: {error.what}" if error.where else error.what
 
 
 def _check_nodata(card: Card, piece: Scene | Published) -> None:

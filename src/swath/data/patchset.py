@@ -19,7 +19,7 @@ from swath.data.card import UNLABELLED
 from swath.data.mapped import Mapped
 from swath.data.scene import in_order, resampled
 from swath.errors import DataError
-from swath.files import DIGESTS, read_json
+from swath.files import prove, read_json
 
 PROVEN_BYTES = 16 << 30
 """Sets up to this size are proven byte by byte whenever they are opened; of larger ones the sizes
@@ -142,8 +142,8 @@ def open_patches(index: Path, *, shard: str | None = None) -> PatchSet:
     shards, ends = [], 0
     for listed in manifest["shards"]:
         name, arrays = listed["name"], listed["arrays"]
-        prove = total <= PROVEN_BYTES if shard is None else name == shard
-        for array, files in _map_shard(folder / name, arrays, prove).items():
+        proven = total <= PROVEN_BYTES if shard is None else name == shard
+        for array, files in _map_shard(folder / name, arrays, proven).items():
             chunks.setdefault(array, []).extend(files)
         first, ends = ends, ends + next(iter(arrays.values()))["shape"][0]
         numbers = np.flatnonzero((stored >= first) & (stored < ends))
@@ -209,7 +209,8 @@ def _map_shard(
     folder: Path, arrays: dict[str, Any], digests: bool
 ) -> dict[str, list[NDArray[Any]]]:
     """The chunks of each array of a shard, mapped; dates and bands as one axis of channels."""
-    listed = read_json(folder / "manifest.json")["files"]
+    manifest = folder / "manifest.json"
+    listed = read_json(manifest)["files"]
     found: dict[str, list[NDArray[Any]]] = {}
     for name, array in arrays.items():
         count, *patch = array["shape"]
@@ -217,7 +218,7 @@ def _map_shard(
         found[name] = []
         for number in range(-(-count // size)):
             file = folder.joinpath("set.zarr", name, "c", str(number), *("0" for _ in patch))
-            _prove(file, listed[str(file.relative_to(folder))], digests)
+            _prove(file, manifest, listed[str(file.relative_to(folder))], digests)
             mapped = np.memmap(file, dtype, "r", shape=(size, *patch))
             chunk: NDArray[Any] = mapped[: min(size, count - number * size)]
             if len(patch) == 4:
@@ -226,16 +227,11 @@ def _map_shard(
     return found
 
 
-def _prove(file: Path, entry: dict[str, Any], digests: bool) -> None:
+def _prove(file: Path, manifest: Path, entry: dict[str, Any], digests: bool) -> None:
     mend = "delete the shard's folder and cut it again"
     if not file.is_file():
         raise DataError("a chunk is absent", where=file, mend=mend)
-    if file.stat().st_size != entry["size"]:
-        raise DataError(
-            f"has {file.stat().st_size} bytes, not {entry['size']}", where=file, mend=mend
-        )
-    if digests and DIGESTS["xxh3"](file) != entry["xxh3"]:
-        raise DataError("was changed after it was written", where=file, mend=mend)
+    prove(file, entry, by=manifest, digests=digests, mend=mend)
 
 
 def _listed(chunks: list[NDArray[Any]], stored: NDArray[np.int64]) -> list[NDArray[Any]]:

@@ -30,6 +30,7 @@ from rasterio.warp import reproject
 from rasterio.windows import Window
 
 from swath.data.card import UNLABELLED
+from swath.data.grid import METRES_A_DEGREE
 from swath.errors import DataError
 
 Pixels = NDArray[Any]
@@ -37,8 +38,6 @@ Pixels = NDArray[Any]
 # Each tile is decoded once, so what GDAL keeps of them need not grow with the machine's memory.
 os.environ.setdefault("GDAL_CACHEMAX", "128")
 
-_EQUATOR_M = 111_320.0
-"""Metres of one degree of longitude at the equator."""
 _KEPT = ("uint8", "int8", "uint16", "int16", "float32")
 """Types that patch sets hold and statistics count."""
 
@@ -70,7 +69,7 @@ class Grid:
         if self.epsg <= 0 or not CRS.from_epsg(self.epsg).is_geographic:
             return self.step_x
         latitude = self.north - self.height * self.step_y / 2
-        return _EQUATOR_M * (self.step_x * math.cos(math.radians(latitude)) + self.step_y) / 2
+        return METRES_A_DEGREE * (self.step_x * math.cos(math.radians(latitude)) + self.step_y) / 2
 
     @property
     def transform(self) -> Affine:

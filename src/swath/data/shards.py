@@ -88,9 +88,8 @@ def plan_shards(
         except DataError as unfit:
             if broken == "fatal":
                 raise
-            reason = f"{unfit.where}: {unfit.what}" if unfit.where else unfit.what
-            log.warning("%s is set aside: %s", name, reason)
-            set_aside.append({"scene": name, "reason": reason})
+            log.warning("%s is set aside: %s", name, unfit.fault)
+            set_aside.append({"scene": name, "reason": unfit.fault})
             continue
         parts += _divided(piece, name, files, shard_mb << 20)
         dtypes.add(piece.dtype)

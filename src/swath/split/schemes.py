@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from swath import registry
+from swath.data.grid import degrees_in_metres
 from swath.errors import ConfigError, DataError, nearest
 from swath.registry import Count, NonNegative, Positive, Share, Whole, registered
 from swath.split.audit import COUPLES, PARTS
@@ -34,9 +35,6 @@ from swath.split.polygons import read_regions, within
 
 Parts = NDArray[np.str_]
 """(fold, patch): train, val, test or unused."""
-
-METRES_A_DEGREE = 111_320.0
-"""Of longitude at the equator; blocks need no better."""
 
 log = logging.getLogger("swath")
 
@@ -446,14 +444,11 @@ def _blocks_of(ground: Ground, size_m: float) -> Ints:
     epsg = ground.epsg
     for code in np.unique(epsg):
         at = epsg == code
-        along_x, along_y = np.median(ground.scale[at], axis=0)
         if code > 0 and crs_of(int(code)).is_geographic:
-            # Metres along a meridian, and along the parallel in the middle of each row of blocks.
-            along_y = METRES_A_DEGREE
-            middle = (np.floor(north[at] * along_y / size_m) + 0.5) * size_m / along_y
-            along_x = METRES_A_DEGREE * np.cos(np.radians(np.clip(middle, -89, 89)))
-        west[at] *= along_x
-        north[at] *= along_y
+            west[at], north[at] = degrees_in_metres(west[at], north[at], size_m)
+        else:
+            along_x, along_y = np.median(ground.scale[at], axis=0)
+            west[at], north[at] = west[at] * along_x, north[at] * along_y
     column = np.floor(west / size_m).astype(np.int64)
     row = np.floor(-north / size_m).astype(np.int64)
     column, row = column - column.min(), row - row.min()

@@ -14,9 +14,7 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 
 from swath.data.card import UNLABELLED
-
-METRES_A_DEGREE = 111_320.0
-"""Of the equator (WGS84), as in the split by blocks."""
+from swath.data.grid import degrees_in_metres
 
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -99,9 +97,7 @@ def block_numbers(places: pd.DataFrame, block_m: float) -> NDArray[np.int64]:
     for code in np.unique(epsg[epsg > 0]):
         at, crs = epsg == code, CRS.from_epsg(int(code))
         if crs.is_geographic:
-            north[at] *= METRES_A_DEGREE
-            middle = (np.floor(north[at] / block_m) + 0.5) * block_m / METRES_A_DEGREE
-            west[at] *= METRES_A_DEGREE * np.cos(np.radians(np.clip(middle, -89, 89)))
+            west[at], north[at] = degrees_in_metres(west[at], north[at], block_m)
         else:
             metres = crs.linear_units_factor[1]
             west[at], north[at] = west[at] * metres, north[at] * metres
