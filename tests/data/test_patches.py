@@ -25,7 +25,7 @@ from rasterio.windows import Window
 
 from swath.data import patches
 from swath.data.card import UNLABELLED
-from swath.data.scene import Scene
+from swath.data.scene import Grid, Rasters, Scene
 from swath.errors import DataError
 from swath.files import read_json
 
@@ -175,6 +175,7 @@ def cuttings(draw: st.DrawFn) -> dict[str, Any]:
         "SEGMENT_BYTES": draw(st.sampled_from([1, 300, 10**9])),
         "SEGMENT_ALIGNED_PX": draw(st.sampled_from([1, 5, 8])),
         "CHUNK_BYTES": draw(st.sampled_from([500, 3000, 10**8])),
+        "WRITE_BYTES": draw(st.sampled_from([7, 1000, 10**6])),
     }
 
 
@@ -311,6 +312,67 @@ def test_a_resampled_patch_is_its_window_of_the_resampled_scene(
         np.testing.assert_array_equal(
             image, whole[:, place.row : place.row + 12, place.col : place.col + 12]
         )
+
+
+@pytest.fixture(scope="module")
+def rasters(
+    tmp_path_factory: pytest.TempPathFactory, write_raster: Callable[..., Path]
+) -> tuple[Callable[[int], Scene], list[np.ndarray]]:
+    """A scene of GeoTIFFs, a file a band, with so many rows in a block; its pixels by layer."""
+    folder, rng = tmp_path_factory.mktemp("rasters"), np.random.default_rng(4)
+    fine = rng.integers(1, 900, (2, 37, 29)).astype(np.uint16)
+    coarse = rng.integers(1, 900, (1, 19, 15)).astype(np.uint16)
+    paths = [
+        write_raster(folder / f"{name}.tif", values[None], [name], gsd_m=gsd_m)
+        for name, values, gsd_m in
+        [("a", fine[0], 10.0), ("b", fine[1], 10.0), ("c", coarse[0], 20.0)]
+    ]  # fmt: skip
+    corner = (600_000.0, 5_300_040.0)
+    grids = [Grid(37, 29, *corner, 10.0, 10.0, 32632), Grid(19, 15, *corner, 20.0, 20.0, 32632)]
+
+    def scene(block_rows: int) -> Scene:
+        layers = (
+            Rasters(("a", "b"), grids[0], "uint16", block_rows, ((paths[0], 1), (paths[1], 1))),
+            Rasters(("c",), grids[1], "uint16", block_rows, ((paths[2], 1),)),
+        )
+        return Scene("one", layers, ("a", "b", "c"))
+
+    return scene, [fine, coarse]
+
+
+@settings(max_examples=20, phases=[Phase.generate])
+@given(
+    size=st.sampled_from([2, 6, 10]),
+    stride=st.sampled_from([2, 4, 10, 14]),
+    rows=st.integers(1, 16),
+    strip=st.sampled_from([1, 500, 10**6]),
+    segment=st.sampled_from([1, 10**9]),
+)
+def test_rows_are_read_into_the_memory_of_rows_that_no_patch_needs_any_more(
+    make_card: Make, cut_set: Callable[..., CutSet],
+    rasters: tuple[Callable[[int], Scene], list[np.ndarray]],
+    size: int, stride: int, rows: int, strip: int, segment: int,
+) -> None:  # fmt: skip
+    scene, pixels = rasters
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(patches, "STRIP_BYTES", strip)
+        patch.setattr(patches, "SEGMENT_BYTES", segment)
+        patch.setattr(patches, "SEGMENT_ALIGNED_PX", 8)
+        card = make_card(["a", "b", "c"])
+        found = cut_set(card, [[scene(rows)]], size, stride_px=stride, native_gsd=True,
+                        padding="nodata")  # fmt: skip
+        at_once = cut_set(card, [[scene(37)]], 6, native_gsd=True)
+    opened = found.patches
+    assert len(opened) == len(starts(37, size, stride, "nodata")) * len(
+        starts(29, size, stride, "nodata")
+    )
+    corners = list(zip(opened.places["row"], opened.places["col"], strict=True))
+    for array, whole, factor in zip(opened.image.groups, pixels, (1, 2), strict=True):
+        expected = [
+            window(whole, row // factor, col // factor, size // factor, 0) for row, col in corners
+        ]
+        np.testing.assert_array_equal(array.gather(np.arange(len(opened))), expected)
+    assert found.index["checks"][0]["digest"] == at_once.index["checks"][0]["digest"]
 
 
 @pytest.mark.parametrize(("factors", "size", "stride"), [((1, 2), 8, 4), ((1, 2, 6), 12, 6)])

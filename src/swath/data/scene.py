@@ -281,13 +281,18 @@ class Rasters:
         """The files, each once."""
         return tuple(dict.fromkeys(path for path, _ in self.where))
 
-    def read(self, row: int, height: int, col: int, width: int) -> Pixels:
-        """The window (channel, y, x)."""
-        return self.read_as(Window(col, row, width, height), (height, width), "nearest")
+    def read(
+        self, row: int, height: int, col: int, width: int, out: Pixels | None = None
+    ) -> Pixels:
+        """The window (channel, y, x), in `out` if it is given."""
+        return self.read_as(Window(col, row, width, height), (height, width), "nearest", out)
 
-    def read_as(self, window: Window, shape: tuple[int, int], resampling: str) -> Pixels:
-        """A window in own pixels, brought to `shape` by GDAL."""
-        out = np.empty((len(self.where), *shape), self.dtype)
+    def read_as(
+        self, window: Window, shape: tuple[int, int], resampling: str, out: Pixels | None = None
+    ) -> Pixels:
+        """A window in own pixels, brought to `shape` by GDAL; in `out` if it is given."""
+        if out is None:
+            out = np.empty((len(self.where), *shape), self.dtype)
         for path, channels, numbers in _by_file(self.where):
             with _readable(path, f"in rows from {int(window.row_off)}"):
                 file = _opened(path)
