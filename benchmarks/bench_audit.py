@@ -36,6 +36,7 @@ CASES: dict[str, tuple[str, dict[str, Any], str, float]] = {
     "random, stride 1/4": ("random", {}, "one zone", 0.25),
     "blocks of 5 km, stride 1/4": ("blocks", {"size_m": 5000.0}, "one zone", 0.25),
     "blocks of 5 km, stride 1/4, degrees": ("blocks", {"size_m": 5000.0}, "degrees", 0.25),
+    "random, stride 1/4, two zones": ("random", {}, "two zones", 0.25),
     "blocks of 5 km, stride 1/4, two zones": ("blocks", {"size_m": 5e3}, "two zones", 0.25),
 }
 
@@ -113,15 +114,24 @@ def main() -> None:
             runs.append(json.loads(done.stdout.splitlines()[-1]))
     print("| split | deal, s | audit, s | peak, GB | overlapping pairs | left out |")
     print("|---|---|---|---|---|---|")
+    worst = {"audit": 0.0, "peak": 0.0}
     for case, runs in taken.items():
         deal, seconds, peak = (
             statistics.median(run[key] for run in runs) for key in ("deal", "audit", "peak")
         )
+        worst = {"audit": max(worst["audit"], seconds), "peak": max(worst["peak"], peak)}
         first = runs[0]
         print(
             f"| {case} | {deal:.1f} | {seconds:.1f} | {peak:.2f} | {first['pairs']:,.0f} "
             f"| {first['unused']:,.0f} |"
         )
+    print()
+    for what, key, unit, most in (
+        ("slowest audit", "audit", "s", 60),
+        ("most memory", "peak", "GB", 4),
+    ):
+        met = "met" if worst[key] <= most else "NOT met"
+        print(f"{what}: {worst[key]:.1f} {unit}, at most {most} {unit}: {met}")
 
 
 if __name__ == "__main__":
