@@ -486,28 +486,34 @@ def evaluate(
     split: Annotated[str, typer.Option(help="Name of the split.")],
     fold: Fold,
     seed: Seed,
-    out: Annotated[Path, typer.Option(help="scores.json to write.")],
+    out: RunFolder,
 ) -> None:
     """Turn predictions into figures with their confidence intervals.
 
-    Reads: scores.yaml, predictions.npz, the patch set's labels. Writes: scores.json.
+    Reads: scores.yaml, predictions.npz, the patch set's labels.
+    Writes: scores.json, scores_by_scene.parquet.
     """
     import numpy as np
 
-    from swath.files import write_json
+    from swath.files import whole, write_json
     from swath.plan import read_sections
-    from swath.study.scores import confusions, score
+    from swath.study.scores import by_group, confusions, reliability, score
 
     settings = read_sections("evaluate", config)["scores"]
     opened, _ = _open(patches)
     with np.load(predictions) as saved:
-        which, predicted = saved["patch"], saved["predicted"]
-    by_patch = confusions(opened.label.gather(which), predicted, len(opened.classes))
+        which, predicted, confidence = (saved[k] for k in ("patch", "predicted", "confidence"))
+    truth = opened.label.gather(which)
+    by_patch = confusions(truth, predicted, len(opened.classes))
+    sums = reliability(truth, predicted, confidence)
     places = opened.places.iloc[which].reset_index(drop=True)
-    figures = score(by_patch, places, opened.classes, **settings)
+    figures = score(by_patch, sums, places, opened.classes, **settings)
+    scenes = places["scene"].map(dict(enumerate(opened.facts["scenes"])))
+    with whole(out / "scores_by_scene.parquet") as part:
+        by_group(by_patch, sums, scenes).to_parquet(part, index=False)
     run = {"split": split, "fold": fold, "seed": seed, "part": "test", "patches": len(which)}
     pixels = int(by_patch.sum()) if predicted.ndim > 1 else None
-    write_json(out, run | {"pixels": pixels} | figures)
+    write_json(out / "scores.json", run | {"pixels": pixels} | figures)
     accuracy = figures["overall_accuracy"]
     log.info("test/overall_accuracy %.4f on split %s", accuracy["value"], split)
 

@@ -27,6 +27,7 @@ from swath.data.scene import Scene
 from swath.data.shards import index_shards
 from swath.data.statistics import add_up, measure, summary
 from swath.report.page import write_report
+from swath.study.scores import by_group, confusions, reliability
 
 CLASSES = ("Water", "Forest", "Pasture", "Residential")
 COLOURS = ("#4477aa", "#228833", "#ccbb44", "#ee6677")
@@ -193,7 +194,9 @@ def _patches(folder: Path, shape: Shape, labels: str, seed: int) -> PatchSet:
     return open_patches(folder / "patches" / "manifest.json")
 
 
-def _scores(truth: np.ndarray, predicted: np.ndarray, shape: Shape, **facts: Any) -> dict[str, Any]:
+def _scores(
+    truth: np.ndarray, predicted: np.ndarray, confidence: np.ndarray, shape: Shape, **facts: Any
+) -> dict[str, Any]:
     known = range(len(shape.classes))
     confusion = np.array(
         [[int(((truth == t) & (predicted == p)).sum()) for p in known] for t in known]
@@ -209,6 +212,7 @@ def _scores(truth: np.ndarray, predicted: np.ndarray, shape: Shape, **facts: Any
         "kappa": cohen_kappa_score(truth.ravel(), predicted.ravel()),
         "macro_f1": f1.mean(),
         "miou": iou.mean(),
+        "calibration_error": 0.17,
     }
     measures = {
         name: {"value": float(v), "low": max(float(v) - 0.04, 0), "high": min(float(v) + 0.03, 1)}
@@ -233,6 +237,7 @@ def _scores(truth: np.ndarray, predicted: np.ndarray, shape: Shape, **facts: Any
             for i, name in enumerate(shape.classes)
         ],
         "confusion": confusion.tolist(),
+        "reliability": reliability(truth, predicted, confidence).sum(axis=0).tolist(),
         "bootstrap": {"draws": 1000, "blocks": 12, "block_m": 5000.0},
     }
 
@@ -309,13 +314,14 @@ def _run(
             "images_per_s": 1500.0,
         }
     ).to_parquet(run / "metrics.parquet")
-    np.savez(
-        run / "predictions.npz",
-        patch=test,
-        predicted=predicted,
-        confidence=rng.uniform(0.4, 1, predicted.shape).astype(np.float16),
+    confidence = rng.uniform(0.4, 1, predicted.shape).astype(np.float16)
+    np.savez(run / "predictions.npz", patch=test, predicted=predicted, confidence=confidence)
+    write_file(run / "scores.json", _scores(truth, predicted, confidence, shape, **facts))
+    scenes = patches.places["scene"].iloc[test].map(dict(enumerate(patches.facts["scenes"])))
+    by_patch = confusions(truth, predicted, classes)
+    by_group(by_patch, reliability(truth, predicted, confidence), scenes).to_parquet(
+        run / "scores_by_scene.parquet"
     )
-    write_file(run / "scores.json", _scores(truth, predicted, shape, **facts))
     more = {
         "run_id": "5e1f0c3a9d",
         "model": "resnet8",
@@ -337,7 +343,7 @@ def _run(
     write_file(
         baseline / "baseline.json", {"name": "random forest on band statistics", "seconds": 3.2}
     )
-    write_file(baseline / "scores.json", _scores(truth, guess, shape, **facts))
+    write_file(baseline / "scores.json", _scores(truth, guess, confidence, shape, **facts))
 
 
 def _maps(

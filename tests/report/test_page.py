@@ -14,7 +14,7 @@ import pytest
 
 from swath.errors import SwathError
 from swath.report.page import write_report
-from swath.report.tables import duration, percent, points
+from swath.report.tables import duration, page_tables, percent, points
 from swath.study.results import Measure, class_scores, pooled, read_experiment
 
 Read = Callable[[Path], str]
@@ -138,6 +138,7 @@ def test_optional_parts_leave_their_sections_out(lean: Path, tmp_path: Path) -> 
         "splits/blocks/split.parquet",
         "runs",
         "runs/blocks-fold0-seed0/scores.json",
+        "runs/blocks-fold0-seed0/scores_by_scene.parquet",
         "runs/blocks-fold0-seed0/metrics.parquet",
         "runs/blocks-fold0-seed0/predictions.npz",
     ],
@@ -159,6 +160,7 @@ def test_several_runs_are_pooled(segmentation: Path) -> None:
     one = read_experiment(segmentation).splits[0].runs[0].scores
     both = pooled([one, one])
     np.testing.assert_array_equal(both.confusion, 2 * one.confusion)
+    np.testing.assert_array_equal(both.reliability, 2 * one.reliability)
     assert both.interval == "range of 2 runs"
     value = one.measures["kappa"].value
     assert both.measures["kappa"] == Measure(value, value, value)
@@ -168,6 +170,22 @@ def test_class_scores_agree_with_what_the_run_reported(segmentation: Path) -> No
     scores = read_experiment(segmentation).splits[0].runs[0].scores
     found = class_scores(scores.confusion, scores.classes)
     np.testing.assert_allclose(found, scores.per_class[found.columns])
+
+
+def test_of_the_scenes_the_worst_stands_first(segmentation: Path) -> None:
+    results = read_experiment(segmentation)
+    split = results.splits[0]
+    (table,) = [t for t in page_tables(results, "")["scenes"] if t.caption.endswith(split.name)]
+    assert table.caption == f"Scores by scene in percent, split {split.name}"
+    assert [float(row[2]) for row in table.rows] == sorted(float(row[2]) for row in table.rows)
+    by_scene = split.runs[0].by_scene.set_index("group")
+    assert {row[0] for row in table.rows} == set(by_scene.index) and len(by_scene) == 2
+    worst = by_scene["overall_accuracy"].idxmin()
+    assert table.rows[0][:3] == (
+        worst,
+        f"{by_scene.loc[worst, 'labels']:,.0f}",
+        f"{100 * by_scene['overall_accuracy'].min():.1f}",
+    )
 
 
 def test_leak_without_overlap_names_the_distance(classification: Path, tmp_path: Path) -> None:

@@ -7,11 +7,23 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn import metrics
+from torchmetrics.classification import MulticlassCalibrationError
 
-from swath.study.scores import block_numbers, confusions, per_class, score, summary
+from swath.study.scores import (
+    BINS,
+    block_numbers,
+    by_group,
+    calibration_error,
+    confusions,
+    per_class,
+    reliability,
+    score,
+    summary,
+)
 
-FIGURES = ("overall_accuracy", "average_accuracy", "kappa", "macro_f1", "miou")
+FIGURES = ("overall_accuracy", "average_accuracy", "kappa", "macro_f1", "miou", "calibration_error")
 
 
 METRES = 360 / (2 * np.pi * 6_378_137)
@@ -29,7 +41,53 @@ def scored(truth, predicted, classes, where=None, *, block_m=10_000.0, draws=300
     names = [f"c{k}" for k in range(classes)]
     where = places(len(truth)) if where is None else where
     by_patch = confusions(truth, predicted, classes)
-    return score(by_patch, where, names, block_m=block_m, draws=draws, seed=seed)
+    sums = reliability(truth, predicted, 0.4 + 0.15 * (predicted % 4))
+    return score(by_patch, sums, where, names, block_m=block_m, draws=draws, seed=seed)
+
+
+def test_a_calibration_worked_out_by_hand() -> None:
+    truth = np.array([[0, 0, 1], [1, 1, 255]], np.uint8)
+    predicted = np.array([[0, 1, 1], [1, 0, 0]], np.uint8)
+    confidence = np.array([[0.9, 0.8, 1.0], [0.81, 0.0, 0.9]])
+    sums = reliability(truth, predicted, confidence)
+    # A bin has its upper border: 0.8 is in the twelfth, 0.81 in the thirteenth, 0 in the first.
+    expected = np.zeros((2, BINS, 3))
+    expected[0, 11], expected[0, 13], expected[0, 14] = (1, 0, 0.8), (1, 1, 0.9), (1, 1, 1.0)
+    expected[1, 12], expected[1, 0] = (1, 1, 0.81), (1, 0, 0.0)
+    np.testing.assert_allclose(sums, expected)
+    # By patch |0 - 0.8| + |1 - 0.9| of three, |1 - 0.81| of two.
+    assert calibration_error(sums) == pytest.approx([0.9 / 3, 0.19 / 2])
+    assert calibration_error(sums.sum(axis=0)) == pytest.approx(1.09 / 5)
+
+
+@pytest.mark.parametrize("sharp", [0.5, 1.0, 3.0])
+def test_the_calibration_error_is_that_of_torchmetrics(sharp: float) -> None:
+    rng = np.random.default_rng(5)
+    logits = torch.from_numpy(sharp * rng.normal(size=(4000, 6)))
+    truth = torch.multinomial(logits.softmax(1) ** 0.5, 1, generator=torch.manual_seed(0))[:, 0]
+    theirs = MulticlassCalibrationError(6, n_bins=BINS, norm="l1")(logits.softmax(1), truth)
+    sure, said = (found.numpy() for found in logits.softmax(1).max(dim=1))
+    sums = reliability(truth.numpy().astype(np.uint8), said.astype(np.uint8), sure)
+    assert calibration_error(sums.sum(axis=0)) == pytest.approx(float(theirs), abs=1e-6)
+
+
+def test_groups_have_the_figures_of_their_patches_alone() -> None:
+    rng = np.random.default_rng(6)
+    truth, predicted = rng.integers(0, 3, (2, 60, 4)).astype(np.uint8)
+    groups = pd.Series(np.array(["north", "south", "dark"])[rng.integers(0, 3, 60)])
+    truth[groups == "dark"] = 255
+    sure = rng.random((60, 4))
+    by_patch, sums = confusions(truth, predicted, 3), reliability(truth, predicted, sure)
+    table = by_group(by_patch, sums, groups).set_index("group")
+    assert table.index.tolist() == ["north", "south"]
+    for name, row in table.iterrows():
+        mine = (groups == name).to_numpy()
+        assert row["patches"] == mine.sum() and row["labels"] == 4 * mine.sum()
+        right = truth[mine] == predicted[mine]
+        assert row["overall_accuracy"] == pytest.approx(right.mean())
+        whole = summary(by_patch[mine].sum(axis=0))
+        assert row["miou"] == pytest.approx(float(whole["miou"]))
+        assert row["calibration_error"] == calibration_error(sums[mine].sum(axis=0))
 
 
 def test_a_confusion_worked_out_by_hand() -> None:

@@ -116,9 +116,11 @@ rule evaluate:
         predictions="results/{experiment}/runs/{split}-fold{fold}-seed{seed}/predictions.npz",
     output:
         "results/{experiment}/runs/{split}-fold{fold}-seed{seed}/scores.json",
+        "results/{experiment}/runs/{split}-fold{fold}-seed{seed}/scores_by_scene.parquet",
     params:
         code=code("evaluate"),
         seed=lambda w: w.get("seed", 0),
+        out=subpath(output[0], parent=True),
     log:
         "results/{experiment}/log/evaluate-{split}-fold{fold}-seed{seed}.log",
     benchmark:
@@ -132,7 +134,7 @@ rule evaluate:
         "swath --log {log:q} evaluate --config results/{wildcards.experiment:q}/config"
         " --patches {input.patches:q} --predictions {input.predictions:q}"
         " --split {wildcards.split:q} --fold {wildcards.fold:q} --seed {params.seed}"
-        " --out {output:q}"
+        " --out {params.out:q}"
 
 
 # The same verb for the baseline, whose forest has no seed of a run.
@@ -143,6 +145,7 @@ use rule evaluate as evaluate_baseline with:
         predictions="results/{experiment}/baselines/{split}-fold{fold}/predictions.npz",
     output:
         "results/{experiment}/baselines/{split}-fold{fold}/scores.json",
+        "results/{experiment}/baselines/{split}-fold{fold}/scores_by_scene.parquet",
     log:
         "results/{experiment}/log/evaluate-baseline-{split}-fold{fold}.log",
     benchmark:

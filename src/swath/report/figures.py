@@ -272,6 +272,41 @@ def confusion(results: Experiment, split: Split) -> Panels:
     return [figure]
 
 
+# Calibration
+
+
+@registered("figure")
+@section("calibration")
+def calibration(results: Experiment, split: Split) -> Panels:
+    """How often it is right when it is so sure.
+
+    Answers of the test part by their confidence. On the dashed line the confidence can be taken at
+    its word: of the answers that are 80 % sure, 80 % are right. Below it the model is too sure of
+    itself. Bars show how the answers are spread over the confidences.
+    """
+    scores = _scores(split)
+    labels, right, sure = scores.reliability.T
+    known = labels > 0
+    figure, axes = _panel(WIDTH, 2.7)
+    width = 100 / len(labels)
+    axes.bar(
+        width * (np.arange(len(labels)) + 0.5), 100 * labels / labels.sum(), 0.9 * width,
+        color=MUTED, alpha=0.25, label="share of the answers",
+    )  # fmt: skip
+    axes.plot([0, 100], [0, 100], color=MUTED, linestyle=(0, (4, 3)), linewidth=1)
+    axes.plot(
+        100 * sure[known] / labels[known], 100 * right[known] / labels[known],
+        color=ACCENT, marker="o", markersize=4.5, clip_on=False, label="right",
+    )  # fmt: skip
+    error = 100 * scores.measures["calibration_error"].value
+    axes.text(2, 96, f"calibration error {error:.1f} %", va="top", color=INK)
+    axes.set(xlim=(0, 100), ylim=(0, 102))
+    axes.set_xlabel("confidence, %")
+    axes.set_ylabel("%")
+    _legend_above(axes)
+    return [figure]
+
+
 # Classes
 
 

@@ -45,7 +45,9 @@ SECTIONS = {
     "splits": ("Splits side by side", ""),
     "training": ("Training", ""),
     "confusion": ("Confusion", ""),
+    "calibration": ("Calibration", ""),
     "classes": ("Scores by class", ""),
+    "scenes": ("Scores by scene", ""),
     "data": ("The data and their checks", ""),
     "map": (
         "The split and its audit",

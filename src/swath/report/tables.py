@@ -23,6 +23,7 @@ MEASURES = {
     "kappa": "Cohen’s κ",
     "macro_f1": "Macro F1",
     "miou": "Mean IoU",
+    "calibration_error": "Calibration error",
 }
 PACKAGES = (
     "swath",
@@ -41,6 +42,8 @@ PACKAGES = (
 NONE = "–"
 CHECKS_SHOWN = 30
 """scenes up to which each stands in the table of checks; of more, the worst"""
+SCENES_SHOWN = 15
+"""scenes up to which the scores of each are listed; of more, the worst"""
 BANDS_LISTED = 30
 """bands up to which their statistics are listed; of more, they are drawn alone"""
 
@@ -147,6 +150,7 @@ def page_tables(results: Experiment, code: str) -> dict[str, list[Table]]:
         "splits": [_measures_table(trained)] if len(trained) > 1 else [],
         "training": [_runs_table(results.runs, trained)] if trained else [],
         "classes": [_classes_table(split, results.segmentation) for split in trained],
+        "scenes": [table for split in trained for table in _scenes_table(split, results)],
         "data": [
             *_checks_table(results),
             *(table for split in results.splits for table in _bands_table(results, split)),
@@ -226,6 +230,30 @@ def _classes_table(split: Split, segmentation: bool) -> Table:
         rows,
         leaks_of([split]),
     )
+
+
+def _scenes_table(split: Split, results: Experiment) -> list[Table]:
+    """Scores of each scene over all runs, the worst first; nothing where there is one scene."""
+    by_run = pd.concat([run.by_scene for run in split.runs])
+    table = by_run.groupby("group").mean().sort_values("overall_accuracy")
+    if len(table) < 2:
+        return []
+    shown = table.head(SCENES_SHOWN)
+    names = ("overall_accuracy", "macro_f1", "miou", "calibration_error")
+    rows = [
+        (str(scene), f"{row['labels']:,.0f}", *(percent(row[name]) for name in names))
+        for scene, row in shown.iterrows()
+    ]
+    worst = f" (the worst of {len(table):,})" if len(shown) < len(table) else ""
+    unit = "pixels" if results.segmentation else "patches"
+    return [
+        Table(
+            f"Scores by scene in percent{worst}, split {split.name}",
+            ("Scene", f"Test {unit}", *(MEASURES[name] for name in names)),
+            rows,
+            leaks_of([split]),
+        )
+    ]
 
 
 def _checks_table(results: Experiment) -> list[Table]:

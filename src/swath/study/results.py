@@ -23,7 +23,9 @@ from swath.errors import DataError
 from swath.files import read_json
 from swath.study.scores import per_class
 
-MEASURES = ("overall_accuracy", "average_accuracy", "kappa", "macro_f1", "miou")
+MEASURES = (
+    "overall_accuracy", "average_accuracy", "kappa", "macro_f1", "miou", "calibration_error",
+)  # fmt: skip
 _MEND = "run the stage that writes it, then the report again"
 
 
@@ -48,6 +50,8 @@ class Scores:
     """index: class; columns: support, precision, recall, f1, iou"""
     confusion: np.ndarray
     """(truth, predicted) counts"""
+    reliability: np.ndarray
+    """(bin, 3): labels, right answers and sum of confidences in each bin of confidence"""
     bootstrap: dict[str, Any]
     runs: int = 1
 
@@ -93,6 +97,8 @@ class Run:
     metrics: pd.DataFrame
     """one row an epoch"""
     scores: Scores
+    by_scene: pd.DataFrame
+    """one row a scene of the test part: group, patches, labels, and its measures"""
     maps: tuple[SceneMap, ...]
 
     def predictions(self) -> dict[str, np.ndarray]:
@@ -319,6 +325,7 @@ def pooled(scores: Sequence[Scores]) -> Scores:
         measures={name: _pooled_measure(scores, name) for name in first.measures},
         per_class=class_scores(confusion, first.classes),
         confusion=confusion,
+        reliability=np.sum([each.reliability for each in scores], axis=0),
         bootstrap=first.bootstrap,
         runs=len(scores),
     )
@@ -369,6 +376,7 @@ def _scores(path: Path) -> Scores:
             measures={name: _measure(stored[name]) for name in MEASURES if name in stored},
             per_class=per_class,
             confusion=np.asarray(stored["confusion"], dtype=np.int64),
+            reliability=np.asarray(stored["reliability"], dtype=np.float64),
             bootstrap=stored.get("bootstrap") or {},
         )
     except KeyError as missing:
@@ -386,6 +394,7 @@ def _run(folder: Path, experiment: Path, project: Path) -> Run:
         facts=facts,
         metrics=_table(folder / "metrics.parquet"),
         scores=_scores(folder / "scores.json"),
+        by_scene=_table(folder / "scores_by_scene.parquet"),
         maps=_maps(experiment / "maps" / folder.name, split, fold, project),
     )
 

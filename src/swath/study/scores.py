@@ -19,6 +19,9 @@ from swath.data.grid import degrees_in_metres
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
+BINS = 15
+"""Of confidence, as in Guo et al. 2017."""
+
 
 def confusions(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], classes: int) -> Counts:
     """Confusion matrix of each patch, (patch, true class, predicted class), as counts.
@@ -35,6 +38,45 @@ def confusions(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], classes: 
     cell = (patch * classes + true) * classes + said
     counts = np.bincount(cell, minlength=patches * classes**2)
     return counts.reshape(patches, classes, classes)
+
+
+def reliability(
+    truth: NDArray[np.uint8], predicted: NDArray[np.uint8], confidence: NDArray[np.floating]
+) -> Floats:
+    """How often, how rightly and how surely each patch is answered, (patch, bin, 3).
+
+    For each of `BINS` bins of confidence, all of one width: the labels, those of them that were
+    answered rightly, and the sum of the confidences.
+
+    Args:
+        truth: labels (patch) or (patch, y, x); 255 counts for nothing.
+        predicted: predictions of the same shape.
+        confidence: probability of what was predicted, likewise.
+    """
+    patches = len(truth)
+    patch, pixel = np.nonzero(truth.reshape(patches, -1) != UNLABELLED)
+    sure = confidence.reshape(patches, -1)[patch, pixel].astype(np.float64)
+    right = (truth == predicted).reshape(patches, -1)[patch, pixel]
+    # A bin has its upper border, as theirs have.
+    cell = patch * BINS + np.clip(np.ceil(sure * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    sums = [np.bincount(cell, of, minlength=patches * BINS) for of in (None, right, sure)]
+    return np.stack(sums, axis=-1).astype(np.float64).reshape(patches, BINS, 3)
+
+
+def calibration_error(sums: Floats) -> Floats:
+    """Expected calibration error (…) of sums (…, bin, 3) as `reliability` gives them.
+
+    The distance of accuracy and mean confidence, averaged over the labels: 0 where of the answers
+    that are 80 % sure 80 % are right.
+
+    Source:
+        Guo, Pleiss, Sun, Weinberger: On Calibration of Modern Neural Networks, ICML 2017
+        (arXiv:1706.04599), equation 3.
+    """
+    off = np.abs(sums[..., 1] - sums[..., 2]).sum(axis=-1)
+    with np.errstate(invalid="ignore"):
+        error: Floats = off / sums[..., 0].sum(axis=-1)
+    return error
 
 
 def summary(confusion: NDArray[Any]) -> dict[str, Floats]:
@@ -110,8 +152,36 @@ def block_numbers(places: pd.DataFrame, block_m: float) -> NDArray[np.int64]:
     return numbers
 
 
+def by_group(by_patch: Counts, sums: Floats, groups: pd.Series) -> pd.DataFrame:
+    """Overall figures of each group of patches, e.g. of each scene; those with labels alone.
+
+    Args:
+        by_patch: confusion matrices (patch, true, predicted).
+        sums: (patch, bin, 3) as `reliability` gives them.
+        groups: the group of each patch.
+
+    Returns:
+        A row a group, in order: group, patches, labels, then the figures of `summary` and the
+        calibration_error.
+    """
+    names, number = np.unique(groups, return_inverse=True)
+    counts, bins = (_summed(each, number, len(names)) for each in (by_patch, sums))
+    table = pd.DataFrame({"group": names, "patches": np.bincount(number)})
+    table["labels"] = counts.sum(axis=(1, 2))
+    known = (table["labels"] > 0).to_numpy()
+    figures = summary(counts[known]) | {"calibration_error": calibration_error(bins[known])}
+    return table[known].reset_index(drop=True).assign(**figures)
+
+
+def _summed(by_patch: NDArray[Any], number: NDArray[np.int64], groups: int) -> NDArray[Any]:
+    total = np.zeros((groups, *by_patch.shape[1:]), by_patch.dtype)
+    np.add.at(total, number, by_patch)
+    return total
+
+
 def score(
     by_patch: Counts,
+    sums: Floats,
     places: pd.DataFrame,
     classes: list[str],
     *,
@@ -126,6 +196,7 @@ def score(
 
     Args:
         by_patch: confusion matrices (patch, true, predicted).
+        sums: (patch, bin, 3) as `reliability` gives them.
         places: the same patches' places, as `block_numbers` takes them.
         classes: class names.
         block_m: side of a block.
@@ -137,14 +208,18 @@ def score(
     """
     numbers = block_numbers(places, block_m)
     blocks = int(numbers.max()) + 1
-    by_block = np.zeros((blocks, *by_patch.shape[1:]), np.int64)
-    np.add.at(by_block, numbers, by_patch)
     generator = np.random.default_rng(seed)
     weights = generator.multinomial(blocks, np.full(blocks, 1 / blocks), size=draws)
-    drawn = np.einsum("db,btp->dtp", weights.astype(np.float64), by_block.astype(np.float64))
-    drawn = drawn[drawn.sum(axis=(1, 2)) > 0]
-    confusion = by_patch.sum(axis=0)
-    whole, resampled = summary(confusion), summary(drawn)
+    drawn, drawn_sums = (
+        np.einsum("db,b...->d...", weights.astype(np.float64), _summed(each, numbers, blocks))
+        for each in (by_patch.astype(np.float64), sums)
+    )
+    labelled = drawn.sum(axis=(1, 2)) > 0
+    confusion, bins = by_patch.sum(axis=0), sums.sum(axis=0)
+    whole = summary(confusion) | {"calibration_error": calibration_error(bins)}
+    resampled = summary(drawn[labelled]) | {
+        "calibration_error": calibration_error(drawn_sums[labelled])
+    }
     by_class = per_class(confusion)
     return {
         **{
@@ -165,6 +240,7 @@ def score(
             for k, name in enumerate(classes)
         ],
         "confusion": confusion.tolist(),
+        "reliability": bins.tolist(),
         "bootstrap": {"draws": draws, "blocks": blocks, "block_m": block_m},
     }
 
