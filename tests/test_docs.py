@@ -40,7 +40,7 @@ def test_the_experiment_of_the_example_composes(conf: Path) -> None:
     (conf / "experiment/embedded_wide.yaml").write_text(block_after("An experiment"))
     sections = plan.compose(conf, "embedded_wide").sections
     assert sections["optim"]["name"] == "sgd"
-    assert sections["model"] == {"name": "unet", "width": 32, "depth": 3}
+    assert sections["model"] == {"name": "unet", "width": 32, "depth": 3, "dropout": 0.0}
     assert sections["trainer"]["epochs"] == 60
 
 
@@ -61,7 +61,7 @@ def test_the_model_of_the_example_is_registered_with_its_settings(tmp_path: Path
     exec(lines + code, names)
     import torch
 
-    assert names["mlp"](10, 9, hidden=8)(torch.zeros(2, 10, 4, 4)).shape == (2, 9, 4, 4)  # type: ignore[operator]
+    assert names["bottleneck"](10, 9, hidden=8)(torch.zeros(2, 10, 4, 4)).shape == (2, 9, 4, 4)  # type: ignore[operator]
 
 
 def test_the_scheme_of_the_example_deals_the_south_to_the_test() -> None:

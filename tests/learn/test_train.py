@@ -101,6 +101,8 @@ def test_the_best_epoch_is_the_one_that_is_kept(patch_set, statistics, sections,
         ("cnn", "classification", {"model__width": 4, "model__blocks": 1, "model__dropout": 0.0}),
         # Dropout draws from torch's random state, which has to go on as well.
         ("cnn", "classification", {"model__width": 4, "model__blocks": 1, "model__dropout": 0.5}),
+        # Its weights are sized by the first patch, and by the file when it is loaded.
+        ("mlp", "classification", {"model__hidden": [4]}),
     ],
 )
 def test_stopping_and_going_on_equals_a_straight_run_bit_for_bit(
@@ -255,14 +257,14 @@ def test_a_model_that_does_not_fit_the_task(
 def test_a_patch_size_that_the_model_cannot_take(patch_set, statistics, sections, tmp_path) -> None:
     with pytest.raises(RunError) as error:
         train(
-            patch_set(24, side=20, labels="pixel"),
+            patch_set(24, side=20),
             parts_of(24),
             statistics,
             tmp_path,
-            **sections("unet", model__width=4, model__depth=3),
+            **sections("vit", "classification", model__patch_px=8),
             seed=0,
         )
-    refused(error, "unet")
+    refused(error, "vit", "20 x 20 px", "patches.size_px")
 
 
 @pytest.mark.parametrize(
@@ -289,10 +291,10 @@ def test_an_augmentation_that_does_not_fit_the_patches(
 
 
 def test_a_crop_that_the_model_cannot_take(patch_set, statistics, sections, tmp_path) -> None:
-    given = sections("unet", model__width=4, model__depth=3, trainer__augment={"crop_px": 12})
+    given = sections("mlp", "classification", trainer__augment={"crop_px": 12})
     with pytest.raises(RunError) as error:
-        train(patch_set(24, labels="pixel"), parts_of(24), statistics, tmp_path, **given, seed=0)
-    refused(error, "unet", "crop_px")
+        train(patch_set(24), parts_of(24), statistics, tmp_path, **given, seed=0)
+    refused(error, "mlp", "does not take patches of", "crop_px")
 
 
 @pytest.mark.parametrize("part", ["train", "val"])
