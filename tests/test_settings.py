@@ -23,6 +23,9 @@ NEEDED: dict[tuple[str, str], dict[str, Any]] = {
     ("layout", "array_scenes"): {"images": "*.nc"},
     ("layout", "matlab_cubes"): {"cube": "a.mat"},
     ("layout", "table"): {"files": {"train": "a.csv"}},
+    ("model", "timm"): {"architecture": "resnet18"},
+    ("model", "smp"): {"architecture": "Unet"},
+    ("model", "torchgeo"): {"architecture": "resnet18"},
 }
 CARD: dict[str, Any] = {
     "name": "x", "title": "x", "licence": "x", "citation": "x", "labels": "patch", "rgb": ["b"] * 3,
