@@ -32,7 +32,7 @@ def resnet(
 
     Shortcuts that halve the side average 2 x 2 px before their 1 x 1 convolution, so that no pixel
     is skipped. The last normalisation of each block begins with scale 0: at the start every block
-    is its shortcut, and the network as deep as its data first need.
+    is its shortcut, and a deep network trains as easily as a shallow one.
 
     Args:
         bands: number of input bands.

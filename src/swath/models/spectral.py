@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from swath.registry import Count, Share, registered
 
-PIXELS_AT_ONCE = 1 << 14
-"""Pixels whose spectra `spectral_1d` convolves at a time when it is not trained: 14 MB of float32
-for each filter at 220 bands, where a window of 320 px would take 90 MB."""
+PIXELS_AT_ONCE = 1 << 12
+"""Pixels whose spectra `spectral_1d` convolves at a time when it is not trained: 3 MB of float32
+for each filter at 220 bands, where a window of 320 px would take 80 MB."""
 
 
 @registered("model")
@@ -27,7 +27,8 @@ def spectral_1d(
     """Convolutions along each pixel's spectrum: (batch, band, y, x) -> (batch, class, y, x).
 
     One convolution over about a ninth of the bands, the maxima of at most 40 stretches, a hidden
-    layer and a linear classifier, with the same weights for every pixel.
+    layer and a linear classifier, with the same weights for every pixel. Training holds all pixels
+    of a batch, at 220 bands about 32 kB each: choose small patches.
 
     Args:
         bands: number of input bands.
