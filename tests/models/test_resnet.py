@@ -71,9 +71,9 @@ def test_a_shortcut_at_an_odd_edge_averages_the_pixels_that_there_are() -> None:
 
 
 def test_convolutions_begin_with_the_variance_that_rectifiers_keep() -> None:
-    of = resnet(3, 4, width=64, blocks=[1])
-    weight = blocks(of)[0].body[0][0].weight
-    assert weight.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.02)
+    weight = blocks(network(width=64, blocks=[1, 1]))[1].body[0][0].weight
+    assert weight.shape == (128, 64, 3, 3)
+    assert weight.std().item() == pytest.approx((2 / (128 * 9)) ** 0.5, rel=0.02)
 
 
 def test_the_gate_weighs_channels_by_the_formula() -> None:

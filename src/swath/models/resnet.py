@@ -110,7 +110,7 @@ class _Residual(nn.Module):
         self.body.append(StochasticDepth(drop_path))
         self.shortcut = nn.Sequential()
         if stride > 1:
-            self.shortcut.append(nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False))
+            self.shortcut.append(nn.AvgPool2d(2, ceil_mode=True))
         if inputs != outputs:
             self.shortcut.append(_convolution(inputs, outputs, side=1))
 
