@@ -203,7 +203,7 @@ def test_what_an_error_recommends_can_be_given() -> None:
         ("experiment/embedded.yaml", "# @package _global_\nsplit: 3\n", ("split",)),
         ("experiment/embedded.yaml", "# @package _global_\nmodel: null\n", ("model",)),
         ("experiment/embedded.yaml",
-         "# @package _global_\ndefaults:\n  - override /model: resnet\n", ("resnet",)),
+         "# @package _global_\ndefaults:\n  - override /model: resnext\n", ("resnext",)),
         ("experiment/embedded.yaml",
          "# @package _global_\ndefaults:\n  - override /modl: unet\n", ("modl",)),
         ("config.yaml", None, ("config.yaml", "scores.blockm", "'scores.block_m'")),
