@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -87,6 +88,40 @@ def test_the_scheme_of_the_example_deals_the_south_to_the_test() -> None:
     assert parts.tolist() == [["test"] * 3 + ["unused", "val", "unused"] + ["train"] * 4]
 
 
+def test_the_optimizer_of_the_example_takes_a_step() -> None:
+    import torch
+
+    from swath.learn import optim
+
+    heading = "\n## A task, a loss, an optimizer\n"
+    code = EXTENDING.split(heading)[1].split("```python\n")[1].split("```")[0]
+    names: dict[str, object] = vars(optim) | {"NonNegative": registry.NonNegative}
+    exec(code, names)
+    weight = torch.ones(1, requires_grad=True)
+    made = names["adagrad"]([{"params": [weight]}], 0.5)  # type: ignore[operator]
+    weight.grad = torch.full((1,), 4.0)
+    made.step()
+    assert weight.item() == pytest.approx(0.5)
+
+
+def test_the_page_of_tasks_lists_every_task_optimizer_and_key_of_theirs() -> None:
+    page = (ROOT / "docs/tasks.md").read_text(encoding="utf-8")
+    shared = settings.Optim.model_fields
+    for kind in ("task", "optim"):
+        for entry in registry.entries(kind).values():
+            row = re.search(rf"^\| `{entry.name}` \|(.*)$", page, re.M)
+            assert row, entry.name
+            own = entry.settings if kind == "optim" else {}
+            assert set(re.findall(r"`(\w+)`", row[1])) >= set(own)
+            assert {key for key in entry.settings if not re.search(rf"\b{key}`", page)} == set()
+    assert {key for key in shared if f"`optim.{key}`" not in page} == set()
+    for entry in registry.entries("task").values():
+        losses = get_args(entry.settings["loss"][0])
+        measures = get_args(entry.settings["monitor"][0])
+        row = re.search(rf"^\| `{entry.name}` \|(.*)$", page, re.M)
+        assert row and {name for name in (*losses, *measures) if name not in row[1]} == set()
+
+
 def test_the_study_of_the_example_composes(conf: Path) -> None:
     (conf / "sweep/example.yaml").write_text(block_after("A study"))
     sweep = plan.compose(conf, "embedded", "sweep=example").sections["sweep"]
@@ -113,7 +148,7 @@ def test_the_commands_of_the_readme_have_targets() -> None:
 
 
 def test_every_section_and_registered_kind_has_a_home() -> None:
-    assert set(settings.FIXED) | {"split", "task", "model"} == set(settings.SECTIONS)
+    assert set(settings.FIXED) | {"split", "task", "model", "optim"} == set(settings.SECTIONS)
     for kind in registry.PLACES:
         assert registry.entries(kind), kind
     assert yaml.safe_load((ROOT / "conf/config.yaml").read_text())["defaults"]

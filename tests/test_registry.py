@@ -100,7 +100,8 @@ def test_every_entry_loads_and_says_what_its_function_says(kind: str, name: str)
 def test_every_kind_has_its_first_entries() -> None:
     assert {"random", "stratified", "blocks", "longitude"} <= set(registry.entries("scheme"))
     assert {"scene_folders", "class_folders"} <= set(registry.entries("layout"))
-    assert {"classification", "segmentation"} <= set(registry.entries("task"))
+    assert {"classification", "multilabel", "segmentation"} <= set(registry.entries("task"))
+    assert {"adam", "adamw", "rmsprop", "sgd"} <= set(registry.entries("optim"))
     assert {"cnn", "unet"} <= set(registry.entries("model"))
     assert "confusion" in registry.entries("figure")
 

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from swath import registry, settings
 from swath.errors import ConfigError
 
-KINDS = ("model", "scheme", "task", "layout")
+KINDS = ("model", "scheme", "task", "optim", "layout")
+# What the section of a kind has beside the settings of what it names.
+SHARED = {"optim": set(settings.Optim.model_fields)}
 REGISTERED = [(kind, name) for kind in KINDS for name in registry.entries(kind)]
 # What has no default, and is given by the configuration.
 NEEDED: dict[tuple[str, str], dict[str, Any]] = {
@@ -60,7 +62,7 @@ def test_the_defaults_are_those_of_the_signature(kind: str, name: str) -> None:
     section = checked(kind, name, NEEDED.get((kind, name), {}))
     assert section.pop("scheme" if kind == "scheme" else "name") == name
     parameters = choices(kind, name)
-    assert set(section) == set(parameters)
+    assert set(section) == set(parameters) | SHARED.get(kind, set())
     for setting, parameter in parameters.items():
         if parameter.default is not parameter.empty:
             assert section[setting] == parameter.default
@@ -121,7 +123,7 @@ def test_a_section_that_is_no_table_is_refused(section: str, value: Any) -> None
 
 @given(st.floats(min_value=1e-12, max_value=1e12))
 def test_any_positive_rate_is_taken_as_it_is(rate: float) -> None:
-    assert settings.check("optim", {"lr": rate})["lr"] == rate
+    assert settings.check("optim", {"name": "adamw", "lr": rate})["lr"] == rate
 
 
 @given(
@@ -132,7 +134,7 @@ def test_any_positive_rate_is_taken_as_it_is(rate: float) -> None:
 )  # fmt: skip
 def test_anything_else_is_no_rate(rate: Any) -> None:
     with pytest.raises(ConfigError) as error:
-        settings.check("optim", {"lr": rate})
+        settings.check("optim", {"name": "adamw", "lr": rate})
     assert error.value.where == "optim.lr" and "\n" not in str(error.value)
 
 
@@ -142,8 +144,8 @@ def test_epochs_are_whole_and_at_least_one(epochs: Any) -> None:
         settings.check("trainer", {"epochs": epochs})
 
 
-@given(st.text(min_size=1).filter(lambda t: t not in settings.FIXED["optim"].model_fields))
+@given(st.text(min_size=1).filter(lambda t: t not in settings.FIXED["trainer"].model_fields))
 def test_any_other_key_is_unknown(key: str) -> None:
     with pytest.raises(ConfigError) as error:
-        settings.check("optim", {key: 1})
+        settings.check("trainer", {key: 1})
     assert "unknown key" in str(error.value) and "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""Everything that is chosen by name: models, split schemes, layouts, tasks, figures.
+"""Everything that is chosen by name: models, split schemes, layouts, tasks, optimizers, figures.
 
 A function marked `@registered(kind)` is found by reading the syntax of the modules of its kind,
 without importing them: composing an experiment must not import torch. Its keyword-only arguments
@@ -26,6 +26,7 @@ PLACES = {
     "scheme": "split/schemes.py",
     "layout": "data/layouts",
     "task": "learn/tasks.py",
+    "optim": "learn/optim.py",
     "figure": "report/figures.py",
 }
 
@@ -33,11 +34,13 @@ PLACES = {
 Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 WORDS: dict[str, Any] = {
     "Any": Any,
     "Count": Count,
+    "Decay": Decay,
     "Literal": Literal,
     "NonNegative": NonNegative,
     "Positive": Positive,

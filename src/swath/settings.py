@@ -1,7 +1,7 @@
 """The sections of an experiment: every key with its type, range and default, once.
 
 Sections of a fixed shape are classes here; those that choose something by name (model, task,
-split schemes) take their keys from the signature of what they name (`swath.registry`).
+optim, split schemes) take their keys from the signature of what they name (`swath.registry`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from swath import registry
 from swath.data.card import Card
 from swath.errors import ConfigError, nearest
-from swath.registry import Count, NonNegative, Positive, Share, Whole
+from swath.registry import Count, Decay, NonNegative, Positive, Share, Whole
 
 
 class Section(BaseModel):
@@ -64,16 +64,18 @@ class Quality(Section):
 
 
 class Optim(Section):
-    """The optimizer and its schedule."""
+    """What all optimizers share; each has settings of its own (`swath.learn.optim`)."""
 
-    name: Literal["adamw", "sgd"] = "adamw"
     lr: Positive = 1e-3
     """Largest learning rate of the schedule."""
     weight_decay: NonNegative = 0.05
-    momentum: Share = 0.9
+    """Of matrices and kernels; biases and normalisation have none."""
     schedule: Literal["onecycle", "cosine", "constant"] = "onecycle"
-    warmup: Share = 0.2
-    """Share of the steps in which the rate rises."""
+    """After the warm-up `onecycle` and `cosine` fall by half a cosine, `constant` stays."""
+    warmup: Share | None = None
+    """Share of the steps in which the rate rises; null is 0.2 for onecycle, and else 0."""
+    min_lr: Share = 0.0
+    """Share of the largest rate that is left at the end of a cosine."""
 
 
 class Augment(Section):
@@ -101,7 +103,18 @@ class Trainer(Section):
     device: Literal["auto", "cpu", "gpu"] = "auto"
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """`auto` times a step in both and takes the faster."""
-    channels_last: bool = True
+    channels_last: Literal["auto", True, False] = True
+    """Whether the channels of a pixel lie together; `auto` times it together with the precision."""
+    clip_norm: NonNegative = 1.0
+    """Largest norm of the gradient; what is longer is shortened to it. 0 clips nothing."""
+    accumulate: Count = 1
+    """Batches whose gradients make one step of the optimizer, as one batch of their sum would."""
+    ema: Decay = 0.0
+    """Decay of an exponential moving average of weights and buffers, which then is what is
+    validated and kept; 0 averages nothing."""
+    early_stopping: Count | None = None
+    """Epochs in a row that are no better than the best (task.monitor) before training stops; null
+    trains them all. The schedule knows nothing of it: `constant` suits best."""
     shuffle: Literal["auto", "full", "blocks"] = "auto"
     """`blocks` reads long pieces in random order and shuffles within a buffer of them; `auto` does
     so where the training part does not fit in half of the memory."""
@@ -162,7 +175,6 @@ FIXED: dict[str, type[BaseModel]] = {
     "data": Card,
     "patches": Patches,
     "quality": Quality,
-    "optim": Optim,
     "trainer": Trainer,
     "runs": Runs,
     "scores": Scores,
@@ -200,7 +212,7 @@ def check(section: str, values: Any) -> dict[str, Any]:
         return checked
     if section == "split":
         return _check_split(values)
-    return _check_named(section, section, values)
+    return _check_named(section, section, values, shared=Optim if section == "optim" else Section)
 
 
 def _check_split(values: dict[str, Any]) -> dict[str, Any]:
@@ -221,13 +233,19 @@ def _check_split(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_named(
-    kind: str, where: str, values: dict[str, Any], *, key: str = "name"
+    kind: str,
+    where: str,
+    values: dict[str, Any],
+    *,
+    key: str = "name",
+    shared: type[Section] = Section,
 ) -> dict[str, Any]:
+    """The name and settings of what is registered, with the keys that its whole kind shares."""
     if not isinstance(values.get(key), str):
         raise ConfigError(f"no {kind} is named", where=f"{where}.{key}", mend=f"give {key}")
     entry = registry.entry(kind, values[key], where=f"{where}.{key}")
     settings: dict[str, Any] = dict(entry.settings)
-    shape = create_model(entry.name, __base__=Section, **settings)
+    shape = create_model(entry.name, __base__=shared, **settings)
     rest = {k: v for k, v in values.items() if k != key}
     return {key: entry.name, **_validated(shape, where, rest)}
 

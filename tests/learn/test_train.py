@@ -1,4 +1,4 @@
-"""One run: schedule, going on, refusals, and models that are read as data."""
+"""One run: going on, refusals, and models that are read as data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 from swath.errors import RunError
 from swath.learn import batches
-from swath.learn.train import load, schedule, train
+from swath.learn.train import load, train
 
 
 def parts_of(count: int) -> np.ndarray:
@@ -29,34 +29,6 @@ def assert_same_weights(one, other) -> None:
     assert one.keys() == other.keys()
     for name in one:
         assert torch.equal(one[name], other[name]), name
-
-
-# ---- the schedule -----------------------------------------------------------------------------
-
-
-def test_onecycle_rises_through_the_warmup_and_falls_by_half_a_cosine() -> None:
-    factor = schedule("onecycle", 0.2, 100)
-    assert factor(0) == pytest.approx(1 / 20)
-    assert factor(9) == pytest.approx(0.5)
-    assert factor(19) == pytest.approx(1.0)
-    assert factor(20) == pytest.approx(1.0)
-    assert factor(60) == pytest.approx(0.5)
-    assert factor(100) == pytest.approx(0.0)
-    assert factor(101) == pytest.approx(0.0)
-    assert max(map(factor, range(101))) == pytest.approx(1.0)
-
-
-def test_cosine_falls_from_the_start_and_constant_stays() -> None:
-    cosine, constant = schedule("cosine", 0.2, 100), schedule("constant", 0.2, 100)
-    assert [cosine(s) for s in (0, 50, 100)] == pytest.approx([1.0, 0.5, 0.0])
-    assert {constant(s) for s in (0, 50, 100)} == {1.0}
-
-
-@pytest.mark.parametrize("name", ["onecycle", "cosine", "constant"])
-@pytest.mark.parametrize("warmup", [0.0, 1.0])
-def test_a_run_of_one_step_has_a_finite_rate(name, warmup) -> None:
-    factor = schedule(name, warmup, 1)
-    assert all(0 <= factor(step) <= 1 for step in range(3))
 
 
 # ---- a run ------------------------------------------------------------------------------------
@@ -232,7 +204,7 @@ def test_a_task_that_does_not_fit_the_labels(
             **sections(model, task),
             seed=0,
         )
-    refused(error, task, "choose the other task")
+    refused(error, task, "choose another task")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ who wants to watch reads the log.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 import logging
 import math
@@ -25,12 +27,12 @@ from pytorch_lightning.plugins.environments import LightningEnvironment  # type:
 from torch import Tensor, nn
 
 from swath import registry
-from swath.data.card import UNLABELLED
 from swath.data.patchset import PatchSet
 from swath.errors import RunError
 from swath.files import read_json, whole, write_json
 from swath.learn.augment import Batch
 from swath.learn.batches import Batches, suited_shuffle
+from swath.learn.optim import Averaged, has_stalled, prepare
 from swath.learn.tasks import Task
 
 log = logging.getLogger(__name__)
@@ -45,12 +47,13 @@ class Outcome:
     """What a run has reached."""
 
     history: pd.DataFrame
-    """One row an epoch: epoch, train/loss, val/loss, val/accuracy, lr, seconds, images_per_s."""
+    """One row an epoch: epoch, train/loss, val/loss, val/accuracy and what else the task measures,
+    lr, seconds, images_per_s."""
     best_epoch: int
     model: Path
     """The best network: weights and all that is needed to use it."""
     facts: dict[str, Any]
-    """parameters, epochs, seconds, device, precision, attempts."""
+    """parameters, epochs, seconds, device, precision, channels_last, attempts."""
 
 
 def train(
@@ -77,8 +80,8 @@ def train(
         until_epoch: stop after this epoch of the schedule; None goes to its end.
         model: name and settings of the network.
         task: name and settings of the task.
-        optim: optimizer and schedule.
-        trainer: epochs, batch_size, device, precision, channels_last, shuffle, augment.
+        optim: name and settings of the optimizer, and the schedule.
+        trainer: the section of that name, complete.
 
     Raises:
         RunError: a device that is not there, a task that does not fit the labels, an empty part,
@@ -86,17 +89,19 @@ def train(
     """
     _quieten()
     device = _device(trainer["device"])
-    learns: Task = registry.load("task", task["name"])(**_settings(task))
-    if learns.labels != patches.facts["labels"]:
-        raise RunError(
-            f"learns a label by {learns.labels}, the patches have one by {patches.facts['labels']}",
-            where=f"task {task['name']}",
-            mend="choose the other task",
-        )
     numbers = {part: np.flatnonzero(parts == part) for part in ("train", "val")}
     for part, which in numbers.items():
         if not len(which):
             raise RunError(f"the part {part} is empty", where="split", mend="give it a share")
+    learns: Task = registry.load("task", task["name"])(
+        patches.contents[numbers["train"]], patches.classes, **_settings(task)
+    )
+    if learns.labels != patches.facts["labels"]:
+        raise RunError(
+            f"learns a label by {learns.labels}, the patches have one by {patches.facts['labels']}",
+            where=f"task {task['name']}",
+            mend="choose another task",
+        )
     seed_everything(seed, verbose=False)
     network = build(model, len(statistics["mean"]), len(patches.classes))
     augment = trainer["augment"]
@@ -116,12 +121,10 @@ def train(
         patches, numbers["train"], seed=seed, shuffle=shuffle, augment=augment, **given
     )
     validation = Batches(patches, numbers["val"], **given)
-    precision = progress.fixed(
-        "precision", lambda: _precision(trainer["precision"], network, batches, device, trainer)
-    )
-    learner = _Learner(
-        network, learns, optim, trainer["epochs"], len(batches), trainer["channels_last"]
-    )
+    fastest = functools.cache(lambda: _fastest(network, batches, device, trainer))
+    precision = progress.fixed("precision", lambda: fastest()[0])
+    channels_last = progress.fixed("channels_last", lambda: fastest()[1])
+    learner = _Learner(network, learns, optim, trainer, batches, channels_last)
     saved = _Saved(
         state,
         batches,
@@ -133,11 +136,12 @@ def train(
             "nodata": patches.facts["nodata"],
             "statistics": {"mean": statistics["mean"], "std": statistics["std"]},
             "precision": precision,
-            "channels_last": trainer["channels_last"],
+            "channels_last": channels_last,
         },
         progress,
         seed,
     )
+    stop = _EarlyStop(progress, learns.monitor, trainer["early_stopping"])
     epochs = min(until_epoch or trainer["epochs"], trainer["epochs"])
     lightning = Trainer(
         accelerator=device,
@@ -149,13 +153,15 @@ def train(
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        gradient_clip_val=1.0,
-        callbacks=[saved],
+        gradient_clip_val=trainer["clip_norm"] or None,
+        accumulate_grad_batches=trainer["accumulate"],
+        # The one that stops looks at what the one that saves has written.
+        callbacks=[saved, stop],
         # One process trains, also where Slurm's variables would have Lightning think otherwise.
         plugins=[LightningEnvironment()],
         default_root_dir=state,
     )
-    if len(progress.history) < epochs:
+    if len(progress.history) < epochs and not stop.is_due():
         progress.begin_attempt()
         last = state / "last.ckpt"
         if last.is_file():
@@ -170,7 +176,7 @@ def train(
     history = pd.DataFrame(progress.history[:epochs])
     return Outcome(
         history=history,
-        best_epoch=int(history["val/accuracy"].idxmax()),
+        best_epoch=int(history[learns.monitor].idxmax()),
         model=state / "best.ckpt",
         facts={
             "parameters": sum(p.numel() for p in network.parameters()),
@@ -178,6 +184,7 @@ def train(
             "seconds": float(history["seconds"].sum()),
             "device": _device_name(device),
             "precision": precision,
+            "channels_last": channels_last,
             "attempts": progress.facts["attempts"],
         },
     )
@@ -283,39 +290,59 @@ def _prove(checkpoint: Path) -> None:
 
 
 class _Learner(LightningModule):
-    """The network, its loss, its optimizer and schedule."""
+    """The network, its average, its loss and metrics, its optimizer and schedule."""
 
     def __init__(
         self,
         network: nn.Module,
         task: Task,
         optim: dict[str, Any],
-        epochs: int,
-        steps_an_epoch: int,
+        trainer: dict[str, Any],
+        batches: Batches,
         channels_last: bool,
     ) -> None:
         super().__init__()
         self.format = torch.channels_last if channels_last else torch.contiguous_format
-        self.network = in_layout(network, channels_last)
-        self.task, self.optim, self.steps = task, optim, epochs * steps_an_epoch
+        self.trained = in_layout(network, channels_last)
+        self.averaged = Averaged(network, trainer["ema"]) if trainer["ema"] else None
+        self.task, self.loss, self.metrics = task, task.loss, task.metrics
+        self.optim, self.batches, self.accumulate = optim, batches, trainer["accumulate"]
+        self.steps = trainer["epochs"] * -(-len(batches) // self.accumulate)
         self.sums: dict[str, Tensor] = {}
+
+    @property
+    def network(self) -> nn.Module:
+        """The network that is trained; in validation its average, which then is judged and kept."""
+        return self.trained if self.training or self.averaged is None else self.averaged.network
 
     def _loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         image, label = batch
         answer = self.network(image.contiguous(memory_format=self.format))
-        return self.task.loss(answer, label), answer
+        return self.loss(answer, label), answer
 
     def training_step(self, batch: Batch, number: int) -> Tensor:
         loss, _ = self._loss(batch)
         self._add("train/loss", loss.detach(), len(batch[1]))
-        return loss
+        return loss if self.accumulate == 1 else loss * self._share(number, len(batch[1]))
+
+    def _share(self, number: int, patches: int) -> float:
+        """What a batch counts among those of its step, times their number.
+
+        Lightning divides by that number, also where an epoch ends with fewer or smaller batches.
+        """
+        first = number - number % self.accumulate
+        begin, end = (n * self.batches.batch_size for n in (first, first + self.accumulate))
+        return patches * self.accumulate / (min(end, len(self.batches.which)) - begin)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if self.averaged is not None:
+            self.averaged.update(self.trained, self.trainer.global_step)
 
     def validation_step(self, batch: Batch, number: int) -> None:
         loss, answer = self._loss(batch)
         self._add("val/loss", loss, len(batch[1]))
-        counted = batch[1] != UNLABELLED
-        right = (answer.argmax(1) == batch[1]) & counted
-        self._add("val/accuracy", right.sum() / counted.sum().clamp(min=1), int(counted.sum()))
+        self.metrics.update(self.task.decide(answer), batch[1].long())
 
     def _add(self, name: str, value: Tensor, weight: int) -> None:
         """Sums stay on the device: asking for a number each step would wait for it."""
@@ -325,45 +352,33 @@ class _Learner(LightningModule):
         self.sums[name] = self.sums.get(name, 0) + both
 
     def take(self) -> dict[str, float]:
-        """The means since the last call."""
+        """The means since the last call, and what the validation has measured."""
         means = {name: float(total / weight) for name, (total, weight) in self.sums.items()}
+        measured = {name: float(value) for name, value in self.metrics.compute().items()}
         self.sums = {}
-        return means
+        self.metrics.reset()
+        return means | measured
 
     def configure_optimizers(self) -> Any:
-        decayed = [p for p in self.parameters() if p.ndim > 1]
-        plain = [p for p in self.parameters() if p.ndim <= 1]  # biases and normalisation
-        groups = [
-            {"params": decayed, "weight_decay": self.optim["weight_decay"]},
-            {"params": plain, "weight_decay": 0.0},
-        ]
-        if self.optim["name"] == "adamw":
-            optimizer: Any = torch.optim.AdamW(groups, lr=self.optim["lr"])
-        else:
-            optimizer = torch.optim.SGD(
-                groups, lr=self.optim["lr"], momentum=self.optim["momentum"], nesterov=True
-            )
-        factor = schedule(self.optim["schedule"], self.optim["warmup"], self.steps)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+        made, rate = prepare(self.trained, self.optim, self.steps)
+        return [made], [{"scheduler": rate, "interval": "step"}]
 
 
-def schedule(name: str, warmup: float, steps: int) -> Any:
-    """Share of the largest learning rate at each step.
+class _EarlyStop(Callback):
+    """Stops a run that gets no better; a pure function of its history, so it needs no state."""
 
-    `onecycle` rises in a straight line through the warm-up and falls by half a cosine to 0,
-    `cosine` falls from the start, `constant` stays.
-    """
-    rise = max(1, round(warmup * steps)) if name == "onecycle" else 0
+    def __init__(self, progress: _Progress, monitor: str, patience: int | None) -> None:
+        self.progress, self.monitor, self.patience = progress, monitor, patience
 
-    def factor(step: int) -> float:
-        if name == "constant":
-            return 1.0
-        if step < rise:
-            return (step + 1) / rise
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1, steps - rise))))
+    def is_due(self) -> bool:
+        return has_stalled([row[self.monitor] for row in self.progress.history], self.patience)
 
-    return factor
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # A kill may have come between the last checkpoint and the progress file.
+        trainer.should_stop = trainer.should_stop or self.is_due()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.should_stop = trainer.should_stop or self.is_due()
 
 
 class _Progress:
@@ -430,9 +445,10 @@ class _Saved(Callback):
             "images_per_s": len(self.batches.which) / seconds,
         }
         history = self.progress.history
-        best = max((old["val/accuracy"] for old in history), default=-1.0)
+        monitor = pl_module.task.monitor
+        best = max((old[monitor] for old in history), default=-1.0)
         history.append(row)
-        if row["val/accuracy"] > best:
+        if row[monitor] > best:
             self._keep(pl_module.network)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -470,35 +486,41 @@ def _device_name(device: str) -> str:
     return f"CPU, {torch.get_num_threads()} threads"
 
 
-def _precision(
-    wanted: str, network: nn.Module, batches: Batches, device: str, trainer: dict[str, Any]
-) -> str:
-    """`auto` is decided by the clock: a CPU without bf16 instructions is far slower in it."""
-    if wanted != "auto":
-        return wanted
+def _fastest(
+    network: nn.Module, batches: Batches, device: str, trainer: dict[str, Any]
+) -> tuple[str, bool]:
+    """Precision and whether channels lie last; what is `auto` of them is decided by the clock.
+
+    A CPU without bf16 instructions is far slower in bf16, and the layout that is faster in one
+    precision need not be so in the other: all pairs are timed.
+    """
     where = torch.device("cuda" if device == "gpu" else "cpu")
+    precisions = ["fp32", "bf16"] if trainer["precision"] == "auto" else [trainer["precision"]]
+    layouts = [False, True] if trainer["channels_last"] == "auto" else [trainer["channels_last"]]
+    ways = list(itertools.product(precisions, layouts))
+    if len(ways) == 1:
+        return ways[0]
     image = next(iter(batches))[0].to(where)
-    if device == "cpu" and min(image.shape[-2:]) < BF16_LEAST_PX:
-        return "fp32"
-    layout = torch.channels_last if trainer["channels_last"] else torch.contiguous_format
-    image = image.contiguous(memory_format=layout)
+    if trainer["precision"] == "auto" and device == "cpu" and min(image.shape[-2:]) < BF16_LEAST_PX:
+        ways = [way for way in ways if way[0] == "fp32"]
+    if len(ways) == 1:
+        return ways[0]
     before = {k: v.clone() for k, v in network.state_dict().items()}
-    in_layout(network.to(where), trainer["channels_last"])
-    # In turn, and the best of each: what else the machine does meanwhile hits both alike.
-    rounds = [
-        {name: _time_step(network, image, name) for name in ("fp32", "bf16")} for _ in range(5)
-    ]
-    seconds = {name: min(times[name] for times in rounds[1:]) for name in rounds[0]}
+    # In turn, and the best of each: what else the machine does meanwhile hits all alike.
+    rounds = [[_time_step(network.to(where), image, *way) for way in ways] for _ in range(5)]
+    seconds = dict(zip(ways, map(min, zip(*rounds[1:], strict=True)), strict=True))
     network.zero_grad(set_to_none=True)
-    network.to("cpu").load_state_dict(before)
-    log.info(
-        "a step takes %.0f ms in float32, %.0f ms in bf16", *(s * 1e3 for s in seconds.values())
-    )
-    return min(seconds, key=lambda name: seconds[name])
+    network.to("cpu", memory_format=torch.contiguous_format).load_state_dict(before)  # type: ignore[call-overload]
+    for (precision, last), best in seconds.items():
+        log.info("a step in %s%s: %.1f ms", precision, ", channels last" * last, best * 1e3)
+    return min(ways, key=lambda way: seconds[way])
 
 
-def _time_step(network: nn.Module, image: Tensor, precision: str) -> float:
+def _time_step(network: nn.Module, image: Tensor, precision: str, channels_last: bool) -> float:
     """Seconds for one forward and backward pass."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    network.to(memory_format=layout)  # type: ignore[call-overload]
+    image = image.contiguous(memory_format=layout)
     start = time.perf_counter()
     with torch.autocast(image.device.type, torch.bfloat16, enabled=precision == "bf16"):
         answer = network(image)
