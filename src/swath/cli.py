@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from swath.errors import ConfigError, DataError, LeakError, SwathError, nearest
+from swath.errors import ConfigError, DataError, LeakError, StoppedError, SwathError, nearest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,6 +46,11 @@ RunFolder = Annotated[Path, typer.Option(help="Folder of the run.")]
 Fold = Annotated[int, typer.Option(help="Fold of the split.")]
 Seed = Annotated[int, typer.Option(help="Seed of the run.")]
 Code = Annotated[str, typer.Option(help="Fingerprint of the code, part of the run's identity.")]
+Minutes = Annotated[
+    float | None,
+    typer.Option(help="Minutes until this process is ended: it stops at a checkpoint before."),
+]
+STARTED = time.time()
 
 
 @app.callback()
@@ -358,11 +363,14 @@ def train(
     code: Code,
     state: State,
     out: RunFolder,
+    minutes: Minutes = None,
 ) -> None:
     """Train one run, or go on with it where an earlier attempt stopped.
 
-    Reads: model.yaml, task.yaml, optim.yaml, trainer.yaml, the patch set, the split.
+    Reads: model.yaml, task.yaml, optim.yaml, trainer.yaml, the patch set, the split; when its job
+    ends (--minutes, SLURM_JOB_END_TIME).
     Writes: best.ckpt, metrics.parquet, run.json; while it runs, STATE/RUN_ID/.
+    Stops at a checkpoint, with exit code 85, on SIGTERM, SIGINT, SIGUSR1 and before its job ends.
     """
     from swath.files import whole, write_json
     from swath.learn.train import train as train_run
@@ -372,7 +380,16 @@ def train(
     opened, version = _open(patches)
     parts, statistics = _parts(split, fold), _statistics(split, fold)
     identity = _run_id(sections, version, split, code, fold, seed)
-    outcome = train_run(opened, parts, statistics, state / identity, seed=seed, **sections)
+    outcome = train_run(
+        opened,
+        parts,
+        statistics,
+        state / identity,
+        seed=seed,
+        deadline=_deadline(minutes),
+        code=code,
+        **sections,
+    )
     with whole(out / "best.ckpt") as part:
         part.write_bytes(outcome.model.read_bytes())
     with whole(out / "metrics.parquet") as part:
@@ -549,11 +566,14 @@ def trials(
     below: Annotated[
         list[Path] | None, typer.Option(help="Results of the rung below (repeat for each).")
     ] = None,
+    minutes: Minutes = None,
 ) -> None:
     """Train the trials of one shard of a rung, one after another in this process.
 
-    Reads: sweep.yaml and the sections of a run, proposal.json, results of the rung below.
+    Reads: sweep.yaml and the sections of a run, proposal.json, results of the rung below; when its
+    job ends (--minutes, SLURM_JOB_END_TIME).
     Writes: one row a trial: number, rung, epochs, score, seconds, run_id, reason of a failure.
+    Stops as `train` does; started again it goes on in the trial at which it was.
     """
     from swath.files import read_json, write_json
     from swath.learn.train import train as train_run
@@ -586,8 +606,12 @@ def trials(
                 state / identity,
                 seed=sweep["seed"],
                 until_epoch=epochs[rung],
+                deadline=_deadline(minutes),
+                code=code,
                 **given,
             )
+        except StoppedError:
+            raise
         except (SwathError, RuntimeError) as failed:  # a failure is a result, too
             row["reason"] = str(failed).splitlines()[0]
         else:
@@ -736,6 +760,14 @@ def _statistics(split: Path, fold: int) -> dict[str, Any]:
     return found
 
 
+def _deadline(minutes: float | None) -> float | None:
+    """When this process will be ended, in seconds since 1970: what its rule or Slurm says."""
+    ends = [] if minutes is None else [STARTED + 60 * minutes]
+    if slurm := os.environ.get("SLURM_JOB_END_TIME"):
+        ends.append(float(slurm))
+    return min(ends, default=None)
+
+
 def _run_id(
     sections: dict[str, Any], version: str, split: Path, code: str, fold: int, seed: int
 ) -> str:
@@ -761,14 +793,14 @@ def _write_predictions(
 
 
 def main() -> None:
-    """Run a verb; an error that a user can mend is one line and exit code 2."""
+    """Run a verb; an error that a user can mend is one line, and an exit code of `swath.errors`."""
     debug = "--debug" in sys.argv
     try:
         app()
     except SwathError as wrong:
         if debug:
             traceback.print_exc()
-        _fail(str(wrong))
+        _fail(str(wrong), wrong.exit_code)
     except OSError as failed:
         if debug:
             traceback.print_exc()
@@ -782,7 +814,7 @@ def main() -> None:
         sys.exit(130)
 
 
-def _fail(line: str) -> None:
+def _fail(line: str, exit_code: int = SwathError.exit_code) -> None:
     """Tell what is wrong, to the log file too."""
     logging.getLogger("swath").error("error: %s", line)
-    sys.exit(2)
+    sys.exit(exit_code)

@@ -5,7 +5,10 @@ The tree:
     ├── ConfigError   the experiment's configuration
     ├── DataError     archives, scenes, patch sets, manifests
     ├── LeakError     a split that failed its audit
-    └── RunError      training, prediction, a device that is not there
+    ├── RunError      training, prediction, a device that is not there
+    └── StoppedError  a run that was asked to stop, and goes on when it is started again
+
+A verb that is refused ends with exit code 2, one that was stopped with 85.
 """
 
 from __future__ import annotations
@@ -16,6 +19,9 @@ from collections.abc import Iterable
 
 class SwathError(Exception):
     """An error that a user can mend; its text is always one line."""
+
+    exit_code = 2
+    """With which a verb ends."""
 
     def __init__(self, what: str, *, where: object = "", mend: str = "") -> None:
         self.what, self.where, self.mend = what, str(where), mend
@@ -41,6 +47,12 @@ class LeakError(SwathError):
 
 class RunError(SwathError):
     """Training or prediction that cannot go on."""
+
+
+class StoppedError(SwathError):
+    """A run that was stopped before its end, at a checkpoint from which it goes on."""
+
+    exit_code = 85  # no signal's (128 + n), nor one that shells or sysexits.h give a meaning
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -23,6 +23,7 @@ rule train:
     conda:
         "../../environment.yml"
     threads: 16
+    retries: GOES_ON
     resources:
         mem_mb=8000,
         runtime=1380,
@@ -30,6 +31,7 @@ rule train:
         "swath --log {log:q} train --config results/{wildcards.experiment:q}/config"
         " --patches {input.patches:q} --split {params.split:q} --fold {wildcards.fold:q}"
         " --seed {wildcards.seed:q} --code {params.code:q} --state state/runs --out {params.out:q}"
+        " --minutes {resources.runtime}"
 
 
 rule predict:

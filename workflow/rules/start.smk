@@ -15,6 +15,11 @@ from swath.study import rungs
 ROOT = Path(workflow.basedir).parent
 PINS = ROOT / "constraints.txt"
 
+# How often a training that was stopped or killed is started again, each time from where it was. A
+# number of the command line's or a profile's would repeat every rule's mistakes, too. Only the main
+# process counts: a job on a cluster that tried again would do so within the time that is over.
+GOES_ON = 3 if workflow.is_main_process else 0
+
 # The verbs of the environment that runs this workflow, wherever it was started from.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]))
 

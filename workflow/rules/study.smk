@@ -40,6 +40,7 @@ rule trials:
     conda:
         "../../environment.yml"
     threads: 16
+    retries: GOES_ON
     resources:
         mem_mb=8000,
         runtime=1380,
@@ -47,7 +48,7 @@ rule trials:
         "swath --log {log:q} trials --config results/{wildcards.experiment:q}/config"
         " --patches {input.patches:q} --split {params.split:q} --proposal {input.proposal:q}"
         " --rung {wildcards.rung:q} --shard {wildcards.shard:q} --code {params.code:q}"
-        " --state state/runs --out {output:q} {params.below:q}"
+        " --state state/runs --out {output:q} --minutes {resources.runtime} {params.below:q}"
 
 
 rule best:

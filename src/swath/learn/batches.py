@@ -85,8 +85,13 @@ class Batches:
         """Let the next iteration begin with this batch of this epoch."""
         self.epoch, self.first = epoch, batch
 
+    def members(self, epoch: int, batch: int) -> NDArray[np.int64]:
+        """Numbers of the patches of a batch."""
+        begun = batch * self.batch_size
+        return self._order(epoch)[0][begun : begun + self.batch_size]
+
     def __iter__(self) -> Iterator[Batch]:
-        order, reading, ahead = self._order()
+        order, reading, ahead = self._order(self.epoch)
         begun = self.first * self.batch_size
         for number in range(self.first, len(self)):
             at = number * self.batch_size
@@ -100,11 +105,11 @@ class Batches:
         self._cold = False
         self.start(self.epoch + 1)
 
-    def _order(self) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
-        """The patches in this epoch's order, in the order of reading, and how far that is ahead."""
+    def _order(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+        """The patches in an epoch's order, in the order of reading, and how far that is ahead."""
         if self.seed is None:
             return self.which, self.which, 0
-        generator = np.random.default_rng((self.seed, self.epoch))
+        generator = np.random.default_rng((self.seed, epoch))
         if self.shuffle == "full":
             return generator.permutation(self.which), np.sort(self.which), 0
         patch_bytes = max(1, _bytes(self.patches, self.which[:1]))

@@ -1,8 +1,7 @@
 """One attempt of one run: a network trained by Lightning, which goes on where it was stopped.
 
-A run's folder `state/<run_id>` holds what a killed attempt leaves: the last checkpoint, the best
-weights and the log of the epochs. A new attempt begins with them. Training talks to no network;
-who wants to watch reads the log.
+What a killed attempt leaves, and how the next goes on with it, is in `swath.learn.attempts`.
+Training talks to no network; who wants to watch reads the log.
 """
 
 from __future__ import annotations
@@ -11,10 +10,11 @@ import functools
 import itertools
 import json
 import logging
-import math
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +22,18 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
+from pytorch_lightning import LightningModule, Trainer, seed_everything
 from pytorch_lightning.plugins.environments import LightningEnvironment  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from swath import registry
 from swath.data.patchset import PatchSet
 from swath.errors import RunError
-from swath.files import read_json, whole, write_json
+from swath.learn.attempts import Attempt, EarlyStop, Progress, ProvenCheckpoints, Stop, alone
 from swath.learn.augment import Batch
 from swath.learn.batches import Batches, suited_shuffle
-from swath.learn.optim import Averaged, has_stalled, prepare
+from swath.learn.memory import enough_memory
+from swath.learn.optim import Averaged, prepare
 from swath.learn.tasks import Task
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,8 @@ def train(
     *,
     seed: int,
     until_epoch: int | None = None,
+    deadline: float | None = None,
+    code: str = "",
     model: dict[str, Any],
     task: dict[str, Any],
     optim: dict[str, Any],
@@ -78,6 +81,8 @@ def train(
         state: the run's own folder, empty or left by an earlier attempt.
         seed: of weights, order and augmentation.
         until_epoch: stop after this epoch of the schedule; None goes to its end.
+        deadline: when this process will be ended, in seconds since 1970; it stops before.
+        code: fingerprint of the code; a checkpoint of other code is refused.
         model: name and settings of the network.
         task: name and settings of the task.
         optim: name and settings of the optimizer, and the schedule.
@@ -85,94 +90,76 @@ def train(
 
     Raises:
         RunError: a device that is not there, a task that does not fit the labels, an empty part,
-            an augmentation that does not fit the patches, or a loss that is no longer finite.
+            an augmentation that does not fit the patches, too little memory, a checkpoint of
+            another run or none at all, or a loss that is no longer finite.
+        StoppedError: a signal or the deadline came first; called again it goes on.
     """
     _quieten()
+    stop = Stop(deadline)
     device = _device(trainer["device"])
-    numbers = {part: np.flatnonzero(parts == part) for part in ("train", "val")}
-    for part, which in numbers.items():
-        if not len(which):
-            raise RunError(f"the part {part} is empty", where="split", mend="give it a share")
-    learns: Task = registry.load("task", task["name"])(
-        patches.contents[numbers["train"]], patches.classes, **_settings(task)
-    )
-    if learns.labels != patches.facts["labels"]:
-        raise RunError(
-            f"learns a label by {learns.labels}, the patches have one by {patches.facts['labels']}",
-            where=f"task {task['name']}",
-            mend="choose another task",
-        )
+    numbers = {part: _members(parts, part) for part in ("train", "val")}
+    learns = _task(task, patches, numbers["train"])
+    augment = trainer["augment"]
     seed_everything(seed, verbose=False)
     network = build(model, len(statistics["mean"]), len(patches.classes))
-    augment = trainer["augment"]
     _can_be_augmented(patches, augment)
     for side_px in {patches.image.shape[-1], augment["crop_px"] or patches.image.shape[-1]}:
         _fits(network, model["name"], learns, patches, side_px)
-    state.mkdir(parents=True, exist_ok=True)
-    progress = _Progress(state)
-    shuffle = progress.fixed("shuffle", lambda: _shuffle(trainer, patches, numbers["train"]))
-    given = {
-        "batch_size": trainer["batch_size"],
-        "mean": statistics["mean"],
-        "std": statistics["std"],
-        "device": "cuda" if device == "gpu" else "cpu",
+    what = {
+        "model": model,
+        "task": task,
+        "classes": patches.classes,
+        "bands": patches.facts["bands"],
+        "nodata": patches.facts["nodata"],
+        "statistics": {name: statistics[name] for name in ("mean", "std")},
     }
-    batches = Batches(
-        patches, numbers["train"], seed=seed, shuffle=shuffle, augment=augment, **given
-    )
-    validation = Batches(patches, numbers["val"], **given)
-    fastest = functools.cache(lambda: _fastest(network, batches, device, trainer))
-    precision = progress.fixed("precision", lambda: fastest()[0])
-    channels_last = progress.fixed("channels_last", lambda: fastest()[1])
-    learner = _Learner(network, learns, optim, trainer, batches, channels_last)
-    saved = _Saved(
-        state,
-        batches,
-        {
-            "model": model,
-            "task": task,
-            "classes": patches.classes,
-            "bands": patches.facts["bands"],
-            "nodata": patches.facts["nodata"],
-            "statistics": {"mean": statistics["mean"], "std": statistics["std"]},
-            "precision": precision,
-            "channels_last": channels_last,
-        },
-        progress,
-        seed,
-    )
-    stop = _EarlyStop(progress, learns.monitor, trainer["early_stopping"])
-    epochs = min(until_epoch or trainer["epochs"], trainer["epochs"])
-    lightning = Trainer(
-        accelerator=device,
-        devices=1,
-        precision="bf16-mixed" if precision == "bf16" else "32-true",
-        max_epochs=epochs,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        gradient_clip_val=trainer["clip_norm"] or None,
-        accumulate_grad_batches=trainer["accumulate"],
-        # The one that stops looks at what the one that saves has written.
-        callbacks=[saved, stop],
-        # One process trains, also where Slurm's variables would have Lightning think otherwise.
-        plugins=[LightningEnvironment()],
-        default_root_dir=state,
-    )
-    if len(progress.history) < epochs and not stop.is_due():
-        progress.begin_attempt()
-        last = state / "last.ckpt"
-        if last.is_file():
-            _prove(last)
-        lightning.fit(
-            learner,
-            batches,
-            validation,
-            ckpt_path=last if last.is_file() else None,
-            weights_only=True,
+    lasting = {k: v for k, v in trainer.items() if k not in ("device", "checkpoint_minutes")}
+    run = {**what, "optim": optim, "trainer": lasting, "seed": seed, "code": code}
+    with stop.listening(), alone(state, stop):
+        progress = Progress(state)
+        shuffle = progress.fixed("shuffle", lambda: _shuffle(trainer, patches, numbers["train"]))
+        given = what["statistics"] | {"device": "cuda" if device == "gpu" else "cpu"}
+        training = partial(
+            Batches, patches, numbers["train"], seed=seed, shuffle=shuffle, augment=augment, **given
         )
+        batches = training(batch_size=trainer["batch_size"])
+        validation = Batches(patches, numbers["val"], batch_size=trainer["batch_size"], **given)
+        with enough_memory(trainer["batch_size"], _one_step(network, learns, training)):
+            fastest = functools.cache(lambda: _fastest(network, batches, device, trainer))
+            precision = progress.fixed("precision", lambda: fastest()[0])
+            channels_last = progress.fixed("channels_last", lambda: fastest()[1])
+            learner = _Learner(network, learns, optim, trainer, batches, channels_last)
+            kept = what | {"precision": precision, "channels_last": channels_last}
+            attempt = Attempt(
+                state, batches, validation, kept, progress, monitor=learns.monitor,
+                seed=seed, every_minutes=trainer["checkpoint_minutes"], stop=stop,
+            )  # fmt: skip
+            early = EarlyStop(progress, learns.monitor, trainer["early_stopping"])
+            epochs = min(until_epoch or trainer["epochs"], trainer["epochs"])
+            lightning = Trainer(
+                accelerator=device,
+                devices=1,
+                precision="bf16-mixed" if precision == "bf16" else "32-true",
+                max_epochs=epochs,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                num_sanity_val_steps=0,
+                gradient_clip_val=trainer["clip_norm"] or None,
+                accumulate_grad_batches=trainer["accumulate"],
+                # The one that stops looks at what the one that saves has written.
+                callbacks=[attempt, early],
+                # One process trains, also where Slurm's variables would have Lightning think
+                # otherwise.
+                plugins=[LightningEnvironment(), ProvenCheckpoints(run)],
+                default_root_dir=state,
+            )
+            if len(progress.history) < epochs and not early.is_due():
+                progress.begin_attempt()
+                last = state / "last.ckpt"
+                going_on = last if last.is_file() else None
+                lightning.fit(learner, batches, validation, ckpt_path=going_on, weights_only=True)
     history = pd.DataFrame(progress.history[:epochs])
     return Outcome(
         history=history,
@@ -222,6 +209,42 @@ def in_layout(network: nn.Module, channels_last: bool) -> nn.Module:
     if channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network
+
+
+def _task(section: dict[str, Any], patches: PatchSet, training: NDArray[np.int64]) -> Task:
+    """The task that a section names, if the patches have its labels."""
+    task: Task = registry.load("task", section["name"])(
+        patches.contents[training], patches.classes, **_settings(section)
+    )
+    if task.labels != patches.facts["labels"]:
+        raise RunError(
+            f"learns a label by {task.labels}, the patches have one by {patches.facts['labels']}",
+            where=f"task {section['name']}",
+            mend="choose another task",
+        )
+    return task
+
+
+def _members(parts: NDArray[np.str_], part: str) -> NDArray[np.int64]:
+    """Numbers of the patches of a part, of which there has to be one."""
+    which = np.flatnonzero(parts == part)
+    if not len(which):
+        raise RunError(f"the part {part} is empty", where="split", mend="give it a share")
+    return which
+
+
+def _one_step(
+    network: nn.Module, task: Task, training: Callable[..., Batches]
+) -> Callable[[int], None]:
+    """A function that trains a network one step with a batch size, to see whether there is room."""
+
+    def step(batch_size: int) -> None:
+        image, label = next(iter(training(batch_size=batch_size)))
+        loss = task.loss.to(image.device)
+        loss(network.to(image.device)(image), label).backward()
+        torch.optim.AdamW(network.parameters()).step()  # no other keeps more for a weight
+
+    return step
 
 
 def _shuffle(trainer: dict[str, Any], patches: PatchSet, which: NDArray[np.int64]) -> str:
@@ -274,19 +297,6 @@ def _fits(network: nn.Module, name: str, task: Task, patches: PatchSet, side_px:
             where=f"model {name}",
             mend="choose a model of one label a patch (cnn) or a pixel (unet), as the task is",
         )
-
-
-def _prove(checkpoint: Path) -> None:
-    """Refuse a checkpoint that was cut off or holds more than data; no code in it runs."""
-    try:
-        torch.load(checkpoint, weights_only=True, map_location="cpu")
-    except Exception as broken:
-        reason = str(broken).splitlines()[0] if str(broken) else type(broken).__name__
-        raise RunError(
-            f"is no checkpoint of swath's ({reason})",
-            where=checkpoint,
-            mend="delete it to train from the start",
-        ) from None
 
 
 class _Learner(LightningModule):
@@ -362,109 +372,6 @@ class _Learner(LightningModule):
     def configure_optimizers(self) -> Any:
         made, rate = prepare(self.trained, self.optim, self.steps)
         return [made], [{"scheduler": rate, "interval": "step"}]
-
-
-class _EarlyStop(Callback):
-    """Stops a run that gets no better; a pure function of its history, so it needs no state."""
-
-    def __init__(self, progress: _Progress, monitor: str, patience: int | None) -> None:
-        self.progress, self.monitor, self.patience = progress, monitor, patience
-
-    def is_due(self) -> bool:
-        return has_stalled([row[self.monitor] for row in self.progress.history], self.patience)
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # A kill may have come between the last checkpoint and the progress file.
-        trainer.should_stop = trainer.should_stop or self.is_due()
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        trainer.should_stop = trainer.should_stop or self.is_due()
-
-
-class _Progress:
-    """What earlier attempts have left: the history by epoch, and facts fixed at the start."""
-
-    def __init__(self, state: Path) -> None:
-        self.path = state / "progress.json"
-        saved = read_json(self.path) if self.path.is_file() else {}
-        self.history: list[dict[str, float]] = saved.get("history", [])
-        self.facts: dict[str, Any] = saved.get("facts", {"attempts": 0})
-
-    def fixed(self, name: str, decide: Any) -> Any:
-        """A fact as the first attempt decided it."""
-        if name not in self.facts:
-            self.facts[name] = decide()
-        return self.facts[name]
-
-    def begin_attempt(self) -> None:
-        self.facts["attempts"] += 1
-        self.save()
-
-    def save(self) -> None:
-        write_json(self.path, {"facts": self.facts, "history": self.history})
-
-
-class _Saved(Callback):
-    """After each epoch: log it, keep the network if it is the best, and save the attempt."""
-
-    def __init__(
-        self, state: Path, batches: Batches, facts: dict[str, Any], progress: _Progress, seed: int
-    ) -> None:
-        self.state, self.batches, self.facts, self.progress = state, batches, facts, progress
-        self.seed = seed
-        self.started = 0.0
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"history": json.dumps(self.progress.history)}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # The checkpoint decides: a kill may have come between it and the progress file.
-        self.progress.history = json.loads(state_dict["history"])
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.batches.start(trainer.current_epoch)
-        # What an epoch draws (dropout) depends on no earlier one: a new attempt draws it too.
-        torch.manual_seed(self.seed * 1_000_003 + trainer.current_epoch)
-        self.started = time.perf_counter()
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, _Learner)
-        seconds = time.perf_counter() - self.started
-        means = pl_module.take()
-        if not math.isfinite(means["train/loss"]):
-            raise RunError(
-                f"the loss is {means['train/loss']} in epoch {trainer.current_epoch}",
-                where=self.state,
-                mend="lower optim.lr, or set trainer.precision=fp32",
-            )
-        row = {
-            "epoch": trainer.current_epoch,
-            **means,
-            "lr": trainer.optimizers[0].param_groups[0]["lr"],
-            "seconds": seconds,
-            "images_per_s": len(self.batches.which) / seconds,
-        }
-        history = self.progress.history
-        monitor = pl_module.task.monitor
-        best = max((old[monitor] for old in history), default=-1.0)
-        history.append(row)
-        if row[monitor] > best:
-            self._keep(pl_module.network)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        row = self.progress.history[-1]
-        log.info(
-            "epoch %d of %d: train/loss %.4f, val/loss %.4f, val/accuracy %.4f, %.0f patches/s",
-            row["epoch"] + 1, trainer.max_epochs, row["train/loss"], row["val/loss"],
-            row["val/accuracy"], row["images_per_s"],
-        )  # fmt: skip
-        with whole(self.state / "last.ckpt") as part:
-            trainer.save_checkpoint(part)
-        self.progress.save()
-
-    def _keep(self, network: nn.Module) -> None:
-        with whole(self.state / "best.ckpt") as part:
-            torch.save({"weights": network.state_dict(), "facts": json.dumps(self.facts)}, part)
 
 
 # ---- device and precision -------------------------------------------------------------------
