@@ -1,0 +1,80 @@
+"""A training that does not fit its job's time goes on in the next try, by itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.slow
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+GIVEN = (
+    "sweep=none data.drawing.scenes=1 data.drawing.size_px=256 patches.size_px=32 "
+    "split=random split.allow_leaks=true model.width=4 trainer.precision=fp32 trainer.epochs=100 "
+    "trainer.batch_size=8"
+)
+RUN = "results/embedded/runs/random-fold0-seed0"
+
+
+def test_a_training_over_its_time_limit_goes_on_by_itself(tmp_path: Path) -> None:
+    """Nine seconds, most of which its start takes, and then as long as it needs."""
+    for name in ("workflow", "conf"):
+        shutil.copytree(REPOSITORY / name, tmp_path / name)
+    for name in ("constraints.txt", "environment.yml"):
+        shutil.copy2(REPOSITORY / name, tmp_path)
+    rules = tmp_path / "workflow/rules/learn.smk"
+    text = rules.read_text()
+    announced, asked = "--minutes {resources.runtime}", "mem_mb=8000,\n"
+    assert announced in text and asked in text
+    text = text.replace(announced, "--minutes {resources.limit}").replace(
+        asked, asked + '        limit=lambda w, attempt: "0.15" if attempt == 1 else "9",\n', 1
+    )
+    rules.write_text(text)
+
+    def started(*words: str) -> str:
+        done = subprocess.run(
+            words, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    # Snakemake gives a job's cores to OpenMP, whose sums differ in the last bit by their number.
+    told = started(
+        str(BIN / "snakemake"), "--cores", "1", f"{RUN}/run.json", "--config", f"set={GIVEN}"
+    )
+    assert "stopped by its time limit" in told and "non-zero exit status 85" in told
+    assert told.count("Trying to restart job") == 1
+    run = json.loads((tmp_path / RUN / "run.json").read_text())
+    assert run["attempts"] == 2 and run["epochs"] == 100
+    started(
+        str(BIN / "swath"), "train", "--config", "results/embedded/config", "--patches",
+        "results/embedded/patches/manifest.json", "--split", "results/embedded/splits/random",
+        "--fold", "0", "--seed", "0", "--code", run["code"], "--state", "straight", "--out", "out",
+    )  # fmt: skip
+    states = tmp_path / "state/runs", tmp_path / "straight"
+    one, other = (
+        torch.load(state / run["run_id"] / "last.ckpt", weights_only=True)["state_dict"]
+        for state in states
+    )
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_mistake_of_another_rule_is_made_once() -> None:
+    """Only what goes on is tried again."""
+    found = {}
+    for file in sorted((REPOSITORY / "workflow/rules").glob("*.smk")):
+        for block in re.split(r"^(?=rule |checkpoint )", file.read_text(), flags=re.M):
+            if named := re.match(r"(?:rule|checkpoint) (\w+):", block):
+                found[named[1]] = "retries:" in block
+    assert {name for name, tried_again in found.items() if tried_again} == {"train", "trials"}
