@@ -18,7 +18,6 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,7 +34,7 @@ from pytorch_lightning.loops.fit_loop import _FitLoop
 from swath import cli, settings
 from swath.errors import RunError, StoppedError
 from swath.learn import attempts
-from swath.learn.attempts import Stop, alone, counters
+from swath.learn.attempts import ProvenCheckpoints, Stop, alone, counters
 from swath.learn.batches import Batches
 from swath.learn.train import Outcome, train
 
@@ -123,10 +122,9 @@ def test_a_run_stopped_at_every_step_equals_one_that_never_was(
     run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, summed_up: int
 ) -> None:
     """In the middle of an epoch, at its last step and in its validation; with `summed_up` batches
-    to a step, between steps alone."""
-    lightning = partial(Trainer, accumulate_grad_batches=summed_up)
-    monkeypatch.setattr("swath.learn.train.Trainer", lightning)
-    straight = run(tmp_path / "straight")
+    to a step, between steps alone. Its weights are averaged, too."""
+    given = {"trainer__accumulate": summed_up, "trainer__ema": 0.9}
+    straight = run(tmp_path / "straight", given=given)
     monkeypatch.setattr("swath.learn.train.Stop", StopAfter)
     places: list[tuple[int, int]] = []
     while True:
@@ -134,7 +132,7 @@ def test_a_run_stopped_at_every_step_equals_one_that_never_was(
         in_validation = len(places) > 1 and places[-1] == places[-2]
         StopAfter.chances = 5 if in_validation else 2
         try:
-            gone_on = run(tmp_path / "cut")
+            gone_on = run(tmp_path / "cut", given=given)
         except StoppedError:
             places.append(saved(tmp_path / "cut")["callbacks"]["Attempt"]["position"])
             assert len(places) < 100
@@ -202,12 +200,16 @@ class Runs:
             "split/random", "--fold", "0", "--seed", "0", "--code", "c", "--state", f"state/{name}",
             "--out", f"out/{name}", *words,
         ]  # fmt: skip
+        return self.start_verb(*train)
+
+    def start_verb(self, *words: str) -> int:
+        """The process that runs a verb."""
         assert self.warm.stdin and self.warm.stdout
         if self.pid:  # a test that failed has left it
             os.kill(self.pid, signal.SIGKILL)
             self.ended()
         self.log.write_text("")
-        self.warm.stdin.write(json.dumps([train, str(self.log)]) + "\n")
+        self.warm.stdin.write(json.dumps([words, str(self.log)]) + "\n")
         self.warm.stdin.flush()
         self.pid = int(self.warm.stdout.readline())
         return self.pid
@@ -299,7 +301,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
         "patches": {}, "quality": {},
         "split": {"random": {"scheme": "random"}, "allow_leaks": True},
         "model": {"name": "cnn", "width": 4, "blocks": 1, "dropout": 0.5},
-        "task": {"name": "classification"}, "optim": {},
+        "task": {"name": "classification"}, "optim": {"name": "adamw"},
         "trainer": {
             "epochs": EPOCHS, "batch_size": 4, "device": "cpu", "precision": "fp32",
             "augment": AUGMENT, "checkpoint_minutes": 0.0,
@@ -410,6 +412,24 @@ def test_a_run_whose_time_limit_comes_again_and_again_ends_all_the_same(prepared
     prepared.assert_finished_like_straight("limit")
 
 
+def test_a_trial_that_is_stopped_is_no_result_and_goes_on(prepared: Runs) -> None:
+    sweep = settings.check("sweep", {"trials": 1, "rungs": 1, "epochs": 1})
+    (prepared.folder / "config/sweep.yaml").write_text(yaml.safe_dump(sweep))
+    (prepared.folder / "proposal.json").write_text('{"trials": [{"optim.lr": 0.002}]}')
+    out = prepared.folder / "trials.json"
+    words = [
+        "trials", "--config", "config", "--patches", "patches/manifest.json", "--split",
+        "split/random", "--proposal", "proposal.json", "--rung", "0", "--shard", "0", "--code",
+        "c", "--state", "state/trials", "--out", str(out),
+    ]  # fmt: skip
+    prepared.start_verb(*words, "--minutes", "0")
+    assert prepared.ended() == 85 and not out.exists()
+    prepared.start_verb(*words)
+    assert prepared.ended() == 0
+    (row,) = json.loads(out.read_text())
+    assert row["reason"] is None and 0 <= row["score"] <= 1
+
+
 def test_the_end_of_a_slurm_job_is_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "STARTED", 1000.0)
     assert cli._deadline(None) is None
@@ -484,7 +504,7 @@ def test_a_changed_weight_in_a_checkpoint_that_still_opens_is_refused(run, tmp_p
     run(tmp_path, until_epoch=1)
     last = tmp_path / "last.ckpt"
     content = bytearray(last.read_bytes())
-    weight = saved(tmp_path)["state_dict"]["network.0.0.weight"]
+    weight = saved(tmp_path)["state_dict"]["trained.0.0.weight"]
     in_its_layout = weight.permute(0, 2, 3, 1).contiguous().numpy().tobytes()
     content[content.index(in_its_layout)] ^= 1
     last.write_bytes(content)
@@ -492,6 +512,26 @@ def test_a_changed_weight_in_a_checkpoint_that_still_opens_is_refused(run, tmp_p
     with pytest.raises(RunError) as error:
         run(tmp_path)
     refused(error, "was changed after it was written")
+
+
+class Code:
+    """Runs a command where it is unpickled."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os.system, (self.command,))
+
+
+def test_code_does_not_run_even_where_the_digest_is_right(run, tmp_path: Path) -> None:
+    run(tmp_path, until_epoch=1)
+    forged = {"state_dict": Code(f"touch {tmp_path}/ran")}
+    ProvenCheckpoints({}).save_checkpoint(forged, tmp_path / "last.ckpt")
+    with pytest.raises(RunError) as error:
+        run(tmp_path)
+    refused(error, "last.ckpt", "is no checkpoint of swath's")
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize(
