@@ -19,7 +19,7 @@ PRUNED = {
         "trainer.epochs=1 trainer.precision=bf16 model.width=4 sweep.trials=2 sweep.epochs=1"
     ),
     "eurosat": "patches.fraction=0.02 trainer.epochs=1 trainer.precision=bf16 model.width=8",
-    "statlog": "patches.fraction=0.1 trainer.epochs=1 model.width=8",
+    "statlog": "patches.fraction=0.1 trainer.epochs=1 model.width=8 runs.seeds=[0]",
     "rachel_carson": "trainer.epochs=1 trainer.precision=bf16",
     "sen1floods11_sample": (
         "patches.fraction=0.5 trainer.epochs=1 trainer.precision=bf16 model.width=4"
