@@ -220,7 +220,8 @@ class ProvenCheckpoints(TorchCheckpointIO):
             ) from None
         own = _flat(self.run)
         for key in sorted(saved.keys() | own.keys()):
-            if saved.get(key) != own.get(key):
+            # As text: a statistic that is NaN equals itself.
+            if json.dumps(saved.get(key)) != json.dumps(own.get(key)):
                 raise RunError(
                     f"is of another run: its {key} is {saved.get(key)}, here it is {own.get(key)}",
                     where=path,
@@ -291,7 +292,7 @@ class Attempt(Callback):
         self.looked_to = 0
         self.trained: dict[str, Tensor] = {}
         self.validated: list[Tensor] = []
-        # Seconds: of the epoch in earlier attempts, of the longest step and checkpoint.
+        # When the epoch began, the last step ended and the last checkpoint was written.
         self.began = self.ticked = self.saved = time.monotonic()
         self.longest_step_s = self.longest_save_s = 0.0
 
