@@ -349,7 +349,7 @@ def test_a_statement_two_imports_away_changes_the_fingerprint_of_those_who_reach
 
 def test_an_edit_of_a_model_retrains_its_users_alone(edit: Edit) -> None:
     unet, cnn = (plan.compose(CONF, "embedded", f"model={name}") for name in ("unet", "cnn"))
-    stages = ("train", "trials", "predict", "map", "patches")
+    stages = ("train", "trials", "infer", "map", "patches")
     before = {(e.sections["model"]["name"], s): plan.stage_code(s, e, LOCK)
               for e in (unet, cnn) for s in stages}  # fmt: skip
     edit("models/unet.py", "max_pool2d(x, 2)", "max_pool2d(x, 4)")

@@ -44,6 +44,7 @@ SplitFolder = Annotated[Path, typer.Option(help="Folder of the split.")]
 State = Annotated[Path, typer.Option(help="Folder for what must survive a killed job.")]
 RunFolder = Annotated[Path, typer.Option(help="Folder of the run.")]
 Fold = Annotated[int, typer.Option(help="Fold of the split.")]
+ModelFile = Annotated[Path, typer.Option("--model", help="The trained model (best.ckpt).")]
 Seed = Annotated[int, typer.Option(help="Seed of the run.")]
 Code = Annotated[str, typer.Option(help="Fingerprint of the code, part of the run's identity.")]
 Minutes = Annotated[
@@ -431,11 +432,11 @@ def baseline(patches: Patches, split: SplitFolder, fold: Fold, out: RunFolder) -
 
 
 @app.command()
-def predict(
+def infer(
     patches: Patches,
     split: SplitFolder,
     fold: Fold,
-    model: Annotated[Path, typer.Option(help="The trained model (best.ckpt).")],
+    model: ModelFile,
     out: Annotated[Path, typer.Option(help="predictions.npz to write.")],
 ) -> None:
     """Predict the test part of a split.
@@ -451,48 +452,143 @@ def predict(
     parts = _parts(split, fold)
     which = np.flatnonzero(parts == "test")
     _write_predictions(out, which, *predict_patches(model, opened, which))
-    log.info("predicted %d patches", len(which))
 
 
 @app.command(name="map")
 def map_scenes(
     config: Config,
     data: Data,
-    model: Annotated[Path, typer.Option(help="The trained model (best.ckpt).")],
-    out: Annotated[Path, typer.Option(help="Folder of the maps.")],
+    scenes: ScenesFile,
+    shard: Annotated[str, typer.Option(help="Name of the shard in it.")],
+    model: ModelFile,
+    code: Code,
+    state: State,
+    out: Annotated[Path, typer.Option(help="Table of the shard's maps, which lie beside it.")],
 ) -> None:
-    """Map every scene of a dataset: classes and confidence as cloud-optimised GeoTIFFs.
+    """Map the scenes of one shard as cloud-optimised GeoTIFFs, or go on where it was killed.
 
-    Reads: data.yaml, patches.yaml, data/DATASET, best.ckpt. Writes: SCENE_classes.tif,
-    SCENE_confidence.tif, to be compared SCENE_image.tif (a thinned picture) and SCENE_truth.tif,
-    and maps.json (none of the former where a dataset has single patches and no scenes).
+    Reads: data.yaml, patches.yaml, maps.yaml, scenes.json, data/DATASET, best.ckpt.
+    Writes: SCENE_classes.tif, SCENE_confidence.tif, SCENE_uncertainty.tif, on demand
+    SCENE_probabilities.tif, to be compared SCENE_image.tif (a thinned picture) and SCENE_truth.tif,
+    and the table of them all; while it runs, STATE/IDENTITY/.
     """
     from swath.data.card import Card
     from swath.data.layouts import open_source
     from swath.data.scene import Scene
+    from swath.data.shards import shard_named
     from swath.files import write_json
-    from swath.learn.predict import map_scene
+    from swath.learn.mapping import map_scene
     from swath.plan import read_sections
 
     sections = read_sections("map", config)
     card = Card.model_validate(sections["data"])
     source = open_source(card, data)
-    maps = []
-    for name in source.names:
+    mapped = []
+    for name in dict.fromkeys(part["name"] for part in shard_named(scenes, shard)["parts"]):
         try:
             scene = source.open(name)
         except DataError as unfit:
             log.warning("%s is not mapped: %s", name, unfit)
             continue
-        if not isinstance(scene, Scene):
-            continue
-        written = map_scene(
-            model, scene, out, colours=list(card.classes.values()), rgb=card.rgb,
-            resampling=sections["patches"]["resampling"],
-        )  # fmt: skip
-        rasters = {kind: str(path) for kind, path in written.items() if kind != "image"}
-        maps.append({"scene": scene.name, **rasters, "image": [str(written["image"])]})
-    write_json(out / "maps.json", {"scenes": maps})
+        if isinstance(scene, Scene):
+            done = map_scene(
+                model, scene, out.parent, colours=list(card.classes.values()), rgb=card.rgb,
+                resampling=sections["patches"]["resampling"], state=state, identity=code,
+                **sections["maps"],
+            )  # fmt: skip
+            rasters = {kind: str(path) for kind, path in done.rasters.items() if kind != "image"}
+            mapped.append(
+                {"scene": done.scene, **rasters, "image": [str(done.rasters["image"])]}
+                | {"seconds": done.seconds, "forward_s": done.forward_s, "pixels": done.pixels}
+            )
+    write_json(out, {"scenes": mapped})
+
+
+@app.command()
+def mosaic(
+    part: Annotated[list[Path], typer.Option(help="Table of a shard's maps (repeat for each).")],
+    out: Annotated[Path, typer.Option(help="maps.json to write.")],
+) -> None:
+    """List the maps of all scenes, and join the class maps of each CRS to one raster.
+
+    Reads: the shards' tables, and the maps. Writes: maps.json, beside it EPSG….vrt, which names
+    the maps and copies nothing.
+    """
+    from swath.data.mosaic import write_mosaics
+    from swath.files import read_json, write_json
+
+    scenes = [scene for path in part for scene in read_json(path)["scenes"]]
+    maps = [Path(scene["classes"]) for scene in scenes]
+    written = write_mosaics(maps, out.parent, "classes")
+    write_json(out, {"scenes": scenes, "mosaics": [str(path) for path in written]})
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="The trained model (best.ckpt).")],
+    scene: Annotated[
+        Path, typer.Argument(help="A GeoTIFF, a folder of band files, or a folder *.SAFE.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the maps.")] = Path("maps"),
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Write the probability of every class, too.")
+    ] = False,
+    overlap_px: Annotated[
+        int | None, typer.Option(min=0, help="How far windows overlap and fade into each other.")
+    ] = None,
+    step_px: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of a model of one label a patch: side of a pixel of its map."),
+    ] = None,
+) -> None:
+    """Map one scene by a model: the two files are all that is needed.
+
+    Reads: the model, which knows its bands, their statistics, classes and colours; the scene, whose
+    bands are named by the descriptions in its files or by the files' names, or else are all of the
+    model's, in its order. Writes: OUT/SCENE_classes.tif, …_confidence.tif, …_uncertainty.tif and
+    …_image.tif; called again after a kill it goes on.
+    Example: swath predict best.ckpt S2B_MSIL2A_20260704T103029.SAFE --out maps
+    """
+    from swath.data.single import single_scene
+    from swath.learn.mapping import map_scene
+    from swath.learn.train import load
+    from swath.plan import defaults
+
+    _, facts = load(model)
+    data = facts.get("data", {})
+    opened = single_scene(scene, facts["bands"], data)
+    bands = list(opened.bands)
+    given = defaults("maps") | {"probabilities": probabilities}
+    if overlap_px is not None:
+        given["overlap_px"] = overlap_px
+    done = map_scene(
+        model, opened, out, colours=data.get("colours", []),
+        rgb=[bands[number] for number in data.get("rgb", (0, 0, 0))],
+        resampling=data.get("resampling", defaults("patches")["resampling"]),
+        step_px=step_px, **given,
+    )  # fmt: skip
+    for path in done.rasters.values():
+        print(path)
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="The trained model (best.ckpt).")],
+    out: Annotated[Path, typer.Option(help="The file to write, e.g. model.onnx.")],
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="Largest difference of a probability that is accepted.")
+    ] = 1e-4,
+) -> None:
+    """Export a model to ONNX, and check that it answers as before.
+
+    Reads: the model. Writes: the file; its input are stored pixels (batch, band, y, x), its output
+    probabilities. Needs the extra: pip install 'swath[onnx]'
+    Example: swath export best.ckpt --out model.onnx
+    """
+    from swath.learn.export import export_onnx
+
+    difference = export_onnx(model, out, tolerance=tolerance)
+    print(f"{out}: probabilities differ by at most {difference:.1e}")
 
 
 @app.command()

@@ -48,8 +48,9 @@ STAGES = {
     "train": Stage(("model", "task", "optim", "trainer"), ("swath.learn.train",)),
     "baseline": Stage((), ("swath.learn.baseline",)),
     "evaluate": Stage(("scores",), ("swath.study.scores", "swath.data.patchset")),
-    "predict": Stage((), ("swath.learn.predict",)),
-    "map": Stage(("data", "patches"), ("swath.learn.predict",)),
+    "infer": Stage((), ("swath.learn.predict",)),
+    "map": Stage(("data", "patches", "maps"), ("swath.learn.mapping",)),
+    "mosaic": Stage((), ("swath.data.mosaic",)),
     "propose": Stage(("sweep",), ("swath.study.space",)),
     "trials": Stage(
         ("sweep", "model", "task", "optim", "trainer"), ("swath.learn.train", "swath.study.rungs")
@@ -231,6 +232,11 @@ def read_sections(stage: str, folder: Path) -> dict[str, Any]:
         ConfigError: one is absent or incomplete.
     """
     return {name: read_section(folder / f"{name}.yaml") for name in STAGES[stage].sections}
+
+
+def defaults(section: str) -> dict[str, Any]:
+    """A section as it is where nothing is said of it."""
+    return settings.check(section, {})
 
 
 def without(values: dict[str, Any], *keys: str) -> dict[str, Any]:
@@ -441,7 +447,7 @@ def stage_code(stage: str, experiment: Experiment, lock: Path) -> str:
     if stage in ("scenes", "patches", "map"):
         layout = experiment.sections["data"]["layout"]["name"]
         modules.append(registry.entry("layout", layout).module)
-    if stage in ("train", "trials", "predict", "map"):
+    if stage in ("train", "trials", "infer", "map"):
         modules.append(registry.entry("model", experiment.sections["model"]["name"]).module)
     return fingerprint(*modules, lock=lock)
 

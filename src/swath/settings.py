@@ -131,6 +131,15 @@ class Runs(Section):
     folds: Annotated[list[Whole], Field(min_length=1)] = [0]
 
 
+class Maps(Section):
+    """How whole scenes are mapped."""
+
+    probabilities: bool = False
+    """Whether the probability of every class is written beside the map: a band a class."""
+    overlap_px: Whole = 64
+    """How far neighbouring windows overlap, over which one fades into the other."""
+
+
 class Scores(Section):
     """How sure a score is: a bootstrap over square blocks of the ground."""
 
@@ -180,13 +189,14 @@ FIXED: dict[str, type[BaseModel]] = {
     "quality": Quality,
     "trainer": Trainer,
     "runs": Runs,
+    "maps": Maps,
     "scores": Scores,
     "sweep": Sweep,
     "tracking": Tracking,
 }
 SECTIONS = (
-    "data", "patches", "quality", "split", "task", "model", "optim", "trainer", "runs", "scores",
-    "sweep", "tracking",
+    "data", "patches", "quality", "split", "task", "model", "optim", "trainer", "runs", "maps",
+    "scores", "sweep", "tracking",
 )  # fmt: skip
 
 

@@ -178,7 +178,13 @@ def scene(tmp_path_factory: pytest.TempPathFactory, card: Card) -> Scene:
 def save_model(tmp_path: Path, statistics: dict[str, Any]) -> Callable[..., Path]:
     """Writes an untrained network as a run leaves its best one."""
 
-    def save(name: str = "perceptron", *, precision: str = "fp32", **given: Any) -> Path:
+    def save(
+        name: str = "perceptron",
+        *,
+        precision: str = "fp32",
+        data: dict[str, Any] | None = None,
+        **given: Any,
+    ) -> Path:
         torch.manual_seed(1)
         model = settings.check("model", {"name": name, **given})
         facts = {
@@ -190,6 +196,7 @@ def save_model(tmp_path: Path, statistics: dict[str, Any]) -> Callable[..., Path
             "statistics": statistics,
             "precision": precision,
             "channels_last": True,
+            "data": data or {},
         }
         network = build(model, len(BANDS), len(CLASSES))
         path = tmp_path / f"{name}.ckpt"

@@ -183,7 +183,7 @@ def test_a_second_start_has_nothing_to_do(finished: Project) -> None:
 
 def test_a_new_learning_rate_retrains_and_cuts_nothing_again(project: Project) -> None:
     rules = planned(project.snakemake("-n", given=f"{BLOCKS} optim.lr=0.02"))
-    assert {"train", "predict", "evaluate", "map", "track", "report"} <= set(rules)
+    assert {"train", "infer", "evaluate", "map", "mosaic", "track", "report"} <= set(rules)
     assert not {"fetch", "patches", "split", "baseline", "evaluate_baseline"} & set(rules)
 
 

@@ -34,7 +34,7 @@ rule train:
         " --minutes {resources.runtime}"
 
 
-rule predict:
+rule infer:
     input:
         patches="results/{experiment}/patches/manifest.json",
         split="results/{experiment}/splits/{split}/split.parquet",
@@ -42,12 +42,12 @@ rule predict:
     output:
         "results/{experiment}/runs/{split}-fold{fold}-seed{seed}/predictions.npz",
     params:
-        code=code("predict"),
+        code=code("infer"),
         split=subpath(input.split, parent=True),
     log:
-        "results/{experiment}/log/predict-{split}-fold{fold}-seed{seed}.log",
+        "results/{experiment}/log/infer-{split}-fold{fold}-seed{seed}.log",
     benchmark:
-        "results/{experiment}/benchmarks/predict-{split}-fold{fold}-seed{seed}.tsv"
+        "results/{experiment}/benchmarks/infer-{split}-fold{fold}-seed{seed}.tsv"
     conda:
         "../../environment.yml"
     threads: 16
@@ -55,34 +55,59 @@ rule predict:
         mem_mb=4000,
         runtime=240,
     shell:
-        "swath --log {log:q} predict --patches {input.patches:q} --split {params.split:q}"
+        "swath --log {log:q} infer --patches {input.patches:q} --split {params.split:q}"
         " --fold {wildcards.fold:q} --model {input.model:q} --out {output:q}"
 
 
+# The maps of a shard's scenes lie beside its table.
 rule map:
     input:
         sections("map"),
-        data=lambda w: f"data/{EXPERIMENTS[w.experiment].dataset}/manifest.json",
+        # A shard is named by what it holds: a list with other shards changes nothing in this one.
+        scenes=ancient("results/{experiment}/scenes.json"),
         model="results/{experiment}/runs/{split}-fold{fold}-seed{seed}/best.ckpt",
     output:
-        "results/{experiment}/maps/{split}-fold{fold}-seed{seed}/maps.json",
+        "results/{experiment}/maps/{split}-fold{fold}-seed{seed}/shard-{shard}.json",
     params:
         code=code("map"),
-        data=subpath(input.data, parent=True),
-        out=subpath(output[0], parent=True),
+        data=lambda w: f"data/{EXPERIMENTS[w.experiment].dataset}",
     log:
-        "results/{experiment}/log/map-{split}-fold{fold}-seed{seed}.log",
+        "results/{experiment}/log/map-{split}-fold{fold}-seed{seed}-{shard}.log",
     benchmark:
-        "results/{experiment}/benchmarks/map-{split}-fold{fold}-seed{seed}.tsv"
+        "results/{experiment}/benchmarks/map-{split}-fold{fold}-seed{seed}-{shard}.tsv"
     conda:
         "../../environment.yml"
     threads: 16
     resources:
         mem_mb=4000,
-        runtime=240,
+        runtime=1380,
     shell:
         "swath --log {log:q} map --config results/{wildcards.experiment:q}/config"
-        " --data {params.data:q} --model {input.model:q} --out {params.out:q}"
+        " --data {params.data:q} --scenes {input.scenes:q} --shard {wildcards.shard:q}"
+        " --model {input.model:q} --code {params.code:q} --state state/maps --out {output:q}"
+
+
+rule mosaic:
+    input:
+        of_shards(
+            "results/{experiment}/maps/{split}-fold{fold}-seed{seed}/shard-{shard}.json"
+        ),
+    output:
+        "results/{experiment}/maps/{split}-fold{fold}-seed{seed}/maps.json",
+    params:
+        code=code("mosaic"),
+        parts=lambda w, input: [f"--part={path}" for path in input],
+    log:
+        "results/{experiment}/log/mosaic-{split}-fold{fold}-seed{seed}.log",
+    benchmark:
+        "results/{experiment}/benchmarks/mosaic-{split}-fold{fold}-seed{seed}.tsv"
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=1000,
+        runtime=60,
+    shell:
+        "swath --log {log:q} mosaic --out {output:q} {params.parts:q}"
 
 
 rule baseline:

@@ -42,6 +42,12 @@ BF16_LEAST_PX = 8
 """On a CPU, torch 2.13 convolves patches of 3 px in bf16 to NaN now and then (one pass in sixty),
 from memory that nobody has written; from 8 px on none was seen."""
 
+CARRIED = (
+    "title", "synthetic", "licence", "citation", "labels", "dates", "colours", "rgb", "scale",
+    "gsd_m", "size_px", "resampling",
+)  # fmt: skip
+"""What a model file knows of its data, for those who are given nothing but the file."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -129,7 +135,11 @@ def train(
             precision = progress.fixed("precision", lambda: fastest()[0])
             channels_last = progress.fixed("channels_last", lambda: fastest()[1])
             learner = _Learner(network, learns, optim, trainer, batches, channels_last)
-            kept = what | {"precision": precision, "channels_last": channels_last}
+            kept = what | {
+                "precision": precision,
+                "channels_last": channels_last,
+                "data": {key: patches.facts[key] for key in CARRIED if key in patches.facts},
+            }
             attempt = Attempt(
                 state, batches, validation, kept, progress, monitor=learns.monitor,
                 seed=seed, every_minutes=trainer["checkpoint_minutes"], stop=stop,
