@@ -28,6 +28,8 @@ BY_HAND = {
     "show": "prints what is there",
     "search": "asks a server again; the result is kept in the repository",
     "blocks": "prints a proposal",
+    "predict": "for whoever was given a model and a scene",
+    "export": "for runtimes that know nothing of swath",
 }
 
 
@@ -186,8 +188,11 @@ def replaced(words: Sequence[str], old: str, new: object) -> list[str]:
         (replaced(SPLIT, "blocks", "blox"), ("blox", "did you mean 'blocks'?")),
         (replaced(TRAIN, "results/embedded/splits/blocks", "absent"), ("absent",)),
         (replaced(TRAIN, "0", "7"), ("fold 7", "runs.folds")),
-        (["predict", *PATCHES, *PART, "--model", "absent.ckpt", "--out", "p.npz"],
+        (["infer", *PATCHES, *PART, "--model", "absent.ckpt", "--out", "p.npz"],
          ("absent.ckpt",)),
+        (["predict", "absent.ckpt", "data/embedded"], ("absent.ckpt", "no such model")),
+        (["export", "absent.ckpt", "--out", "a.onnx"], (".",)),
+        (["mosaic", "--part", "absent.json", "--out", "maps.json"], ("absent.json",)),
         (["evaluate", *CONFIG, *PATCHES, "--predictions", "absent.npz", "--split", "blocks",
           "--fold", "0", "--seed", "0", "--out", "s.json"], ("absent.npz",)),
         (["best", "--proposal", "absent.json", "--result", "gone.json", "--out", "t.json"],
@@ -346,10 +351,57 @@ def test_map_on_a_full_disk(folder: Path, small_disk: Callable[[int], Path]) -> 
     assert swath(*TRAIN, cwd=folder).returncode == 0
     disk = small_disk(32)
     model = f"{RUN}/best.ckpt"
-    words = ["map", *CONFIG, "--data", "data/embedded", "--model", model, "--out", disk]
+    words = ["map", *CONFIG, *DATA, "--scenes", SCENES, "--shard", shard(folder), "--model", model,
+             "--code", "c", "--state", "state/maps", "--out", disk / "shard.json"]  # fmt: skip
     one_line(swath(*words, cwd=folder), FULL)
     assert left(disk) == []
-    predictions = ["predict", *PATCHES, *PART, "--model", model, "--out", disk / "p.npz"]
+    predictions = ["infer", *PATCHES, *PART, "--model", model, "--out", disk / "p.npz"]
     (disk / "filled").write_bytes(b"0" * 28 * 1024)
     one_line(swath(*predictions, cwd=folder), FULL)
     assert left(disk) == ["filled"]
+
+
+# ---- two files are enough ---------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_model_and_a_scene_are_all_that_a_map_needs(folder: Path, tmp_path: Path) -> None:
+    """The map is that of the workflow, colours and names of the classes with it."""
+    import numpy as np
+    import rasterio
+
+    run(folder, TRAIN)
+    model = folder / RUN / "best.ckpt"
+    which = ["--scenes", SCENES, "--shard", shard(folder), "--model", model]
+    place = ["--code", "c", "--state", "state/maps", "--out", "maps/s.json"]
+    run(folder, ["map", *CONFIG, *DATA, *which, *place])
+    run(folder, ["mosaic", "--part", "maps/s.json", "--out", "maps/maps.json"])
+    (listed,) = json.loads((folder / "maps/maps.json").read_text())["scenes"]
+    scene = next(path for path in (folder / "data/embedded").iterdir() if path.is_dir())
+    done = swath("predict", model, scene, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"maps/{scene.name}_classes.tif" in done.stdout.splitlines()
+    with (
+        rasterio.open(folder / listed["classes"]) as one,
+        rasterio.open(tmp_path / "maps" / f"{scene.name}_classes.tif") as other,
+    ):
+        np.testing.assert_array_equal(one.read(), other.read())
+        assert one.transform == other.transform and one.crs == other.crs
+        assert one.colormap(1) == other.colormap(1) and one.tags(1) == other.tags(1)
+        classes = other.read(1)
+    with rasterio.open(folder / "maps/EPSG32632_classes.vrt") as joined:
+        np.testing.assert_array_equal(joined.read(1), classes)
+
+    twice = tmp_path / "coarse" / "coarse.tif"
+    twice.parent.mkdir()
+    with rasterio.open(next(scene.glob("*_10m.tif"))) as file:
+        profile = file.profile | {"driver": "GTiff", "count": 10}
+        profile["transform"] = file.transform @ rasterio.Affine.scale(2)
+        names = [band["name"] for band in yaml.safe_load(
+            (folder / "results/embedded/config/data.yaml").read_text())["bands"]]  # fmt: skip
+        with rasterio.open(twice, "w", **profile) as written:
+            written.descriptions = names
+    one_line(swath("predict", model, twice, cwd=tmp_path), "GSD of 20 m", "the model one of 10 m")
+    with rasterio.open(twice, "r+") as written:
+        written.descriptions = [*names[:-1], "B99"]
+    one_line(swath("predict", model, twice, cwd=tmp_path), "has no band B12", "B99")

@@ -368,7 +368,7 @@ def test_smaller_steps_see_the_same_patches_more_often(scene, save_model, tmp_pa
 
 
 def test_steps_larger_than_a_patch_are_refused(scene, save_model, tmp_path) -> None:
-    with pytest.raises(RunError, match="steps of 32 px .* patches of 16 px"):
+    with pytest.raises(RunError, match=r"steps of 32 px .* patches of 16 px"):
         mapped(save_model("cnn", width=4, data={"size_px": 16}), scene, tmp_path, step_px=32)
 
 

@@ -237,3 +237,17 @@ def test_a_cut_off_band_sets_its_scene_aside(
     faults = {check["scene"]: check["faults"] for check in cut.index["checks"]}
     assert len(faults[NEW]) == 1
     assert f"{band}: cannot be read" in faults[NEW][0]
+
+
+def test_a_product_is_opened_by_its_path_alone(
+    tmp_path: Path, reflectance: dict[str, np.ndarray]
+) -> None:
+    """Its bands lie at their own GSD, or at the model's where that is coarser."""
+    from swath.data.single import single_scene
+
+    product = write_safe(tmp_path, NEW, reflectance)
+    scene = single_scene(product, ["B8A", "B02"], {"gsd_m": 10.0, "scale": 10_000.0})
+    assert (scene.name, scene.grid.gsd_m) == (NEW, 10.0)
+    both = scene.read(0, 0, 120, 120, "nearest")
+    np.testing.assert_array_equal(both[1], reflectance["B02"])
+    np.testing.assert_array_equal(both[0], reflectance["B8A"].repeat(2, 0).repeat(2, 1))

@@ -1,0 +1,74 @@
+"""Networks as ONNX: they answer as before, at any batch and side, or are refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from swath.errors import RunError
+from swath.learn import export
+from swath.learn.batches import Normalise
+from swath.learn.export import export_onnx
+from swath.learn.train import load
+
+
+def test_a_package_that_is_not_there_is_named(save_model, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(export, "NEEDED", ("onnx_of_nowhere",))
+    with pytest.raises(RunError) as told:
+        export_onnx(save_model(), tmp_path / "a.onnx")
+    assert "onnx_of_nowhere is not installed" in str(told.value)
+    assert "pip install 'swath[onnx]'" in str(told.value) and "\n" not in str(told.value)
+    assert not list(tmp_path.glob("*.onnx"))
+
+
+def answers(path: Path, pixels: np.ndarray) -> np.ndarray:
+    session = pytest.importorskip("onnxruntime").InferenceSession(path)
+    (found,) = session.run(None, {"pixels": pixels})
+    return found
+
+
+@pytest.mark.parametrize("name, data", [("unet", {"size_px": 32}), ("cnn", {"size_px": 16})])
+def test_an_exported_network_answers_to_stored_pixels_as_before(
+    save_model, tmp_path, name, data
+) -> None:
+    for package in export.NEEDED:
+        pytest.importorskip(package)
+    model = save_model(name, width=4, data=data)
+    difference = export_onnx(model, tmp_path / "a.onnx")
+    assert 0 <= difference < 1e-4
+    network, facts = load(model)
+    normalise = Normalise(facts["statistics"]["mean"], facts["statistics"]["std"], facts["nodata"])
+    sides = ((32, 32), (64, 96)) if name == "unet" else ((16, 16),)
+    for batch, (height, width) in ((b, s) for b in (1, 5) for s in sides):
+        pixels = np.random.default_rng(0).integers(600, 1800, (batch, 4, height, width))
+        pixels[0, :, :3, :3] = 0
+        with torch.inference_mode():
+            expected = network(normalise(pixels.astype(np.uint16))).softmax(1).numpy()
+        found = answers(tmp_path / "a.onnx", pixels.astype(np.float32))
+        assert found.shape == expected.shape
+        assert np.abs(found - expected).max() < 1e-4
+
+
+def test_an_exported_network_knows_its_bands_and_classes(save_model, tmp_path) -> None:
+    for package in export.NEEDED:
+        pytest.importorskip(package)
+    import onnx
+
+    export_onnx(save_model(data={"size_px": 16, "gsd_m": 10.0}), tmp_path / "a.onnx")
+    known = {p.key: json.loads(p.value) for p in onnx.load(tmp_path / "a.onnx").metadata_props}
+    assert known["bands"] == ["red", "green", "blue", "nir"]
+    assert known["classes"] == ["Water", "Forest", "Pasture"]
+    assert known["nodata"] == 0 and known["data"]["gsd_m"] == 10.0
+
+
+def test_a_network_that_answers_differently_is_not_kept(save_model, tmp_path, monkeypatch) -> None:
+    for package in export.NEEDED:
+        pytest.importorskip(package)
+    with pytest.raises(RunError, match=r"differs by .* more than 0"):
+        monkeypatch.setattr(export, "_difference", lambda *_: 1e-9)
+        export_onnx(save_model(), tmp_path / "a.onnx", tolerance=0.0)
+    assert not list(tmp_path.glob("*.onnx"))
