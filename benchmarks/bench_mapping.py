@@ -150,7 +150,7 @@ def main() -> None:
                 done = map_scene(
                     model, scene, folder / precision, colours=list(COLOURS),
                     rgb=["B04", "B03", "B02"], resampling="nearest", probabilities=False,
-                    overlap_px=64, precision=precision, window_px=arguments.window,
+                    overlap_px=32, precision=precision, window_px=arguments.window,
                 )  # fmt: skip
                 maps[precision].append(done)
             if not number:

@@ -191,7 +191,7 @@ def replaced(words: Sequence[str], old: str, new: object) -> list[str]:
         (["infer", *PATCHES, *PART, "--model", "absent.ckpt", "--out", "p.npz"],
          ("absent.ckpt",)),
         (["predict", "absent.ckpt", "data/embedded"], ("absent.ckpt", "no such model")),
-        (["export", "absent.ckpt", "--out", "a.onnx"], (".",)),
+        (["export", "absent.ckpt", "--out", "a.onnx"], ("absent.ckpt", "no such model")),
         (["mosaic", "--part", "absent.json", "--out", "maps.json"], ("absent.json",)),
         (["evaluate", *CONFIG, *PATCHES, "--predictions", "absent.npz", "--split", "blocks",
           "--fold", "0", "--seed", "0", "--out", "s.json"], ("absent.npz",)),

@@ -136,7 +136,7 @@ class Maps(Section):
 
     probabilities: bool = False
     """Whether the probability of every class is written beside the map: a band a class."""
-    overlap_px: Whole = 64
+    overlap_px: Whole = 32
     """How far neighbouring windows overlap, over which one fades into the other."""
 
 

@@ -506,7 +506,7 @@ def test_another_question_does_not_go_on_with_an_old_state(save_model, tmp_path)
 
 
 def test_the_fastest_windows_are_taken_where_it_pays_to_look(save_model, monkeypatch) -> None:
-    seconds = {(544, 1): 1.0, (320, 4): 0.5, (1088, 1): 9.0}
+    seconds = {(576, 1): 1.0, (320, 4): 0.5, (1152, 1): 9.0}
     asked = []
 
     def clock(trained: Trained, image: torch.Tensor, passes: int) -> float:

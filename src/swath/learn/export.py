@@ -43,13 +43,13 @@ def export_onnx(model: Path, out: Path, *, tolerance: float = 1e-4) -> float:
     Raises:
         RunError: a package is not there, the network cannot be written, or answers differently.
     """
+    network, facts = load(model)
     absent = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if absent:
         raise RunError(
             f"{', '.join(absent)} is not installed", where="export",
             mend="pip install 'swath[onnx]'",
         )  # fmt: skip
-    network, facts = load(model)
     whole_network = _FromStored(network.to(memory_format=torch.contiguous_format), facts).eval()  # type: ignore[call-overload]
     side_px = int(facts.get("data", {}).get("size_px", 64))
     pixels = torch.from_numpy(_drawn(facts, 2, side_px))

@@ -48,7 +48,7 @@ MULTIPLE_PX = 32
 STRIP_BYTES = 128 << 20
 """Pixels of one strip as they are stored; wide scenes are read in lower strips."""
 CANDIDATES = ((512, 1), (256, 4), (1024, 1), (1024, 4))
-"""Side of the part of a window that is its own, and windows a batch; the first is the default."""
+"""Side of the own part of a window, and windows a batch; the first is the default."""
 CALIBRATION = 0.05
 """Largest share of the time of a scene that is spent on finding the fastest of them."""
 CHUNK_BYTES = 512 << 10
@@ -89,8 +89,8 @@ def map_scene(
     colours: list[str],
     rgb: list[str],
     resampling: str,
-    probabilities: bool = False,
-    overlap_px: int = 64,
+    probabilities: bool,
+    overlap_px: int,
     step_px: int | None = None,
     precision: Precision = "auto",
     window_px: int | None = None,
@@ -299,18 +299,19 @@ def windows_for(
         width: its columns.
         own_px: side of the own part that is wanted; at least the overlap.
         batch: windows that the network is given together.
-        overlap_px: rounded up to twice the multiple that networks need.
+        overlap_px: rounded up to an even number.
         row_bytes: of the scene as stored; strips have at most `STRIP_BYTES`.
     """
-    overlap = _rounded(overlap_px, 2 * MULTIPLE_PX)
+    overlap = _rounded(overlap_px, 2)
     # Three windows must not meet in one place.
     own_x = max(own_px, overlap)
     own_y = max(min(own_px, STRIP_BYTES // row_bytes - overlap), overlap)
 
     def evenly(length: int, own: int) -> int:
-        return _rounded(-(-length // max(1, round(length / own))), MULTIPLE_PX)
+        least = max(-(-length // max(1, round(length / own))), overlap)
+        return _rounded(least + overlap, MULTIPLE_PX) - overlap
 
-    own_y, own_x = max(evenly(height, own_y), overlap), max(evenly(width, own_x), overlap)
+    own_y, own_x = evenly(height, own_y), evenly(width, own_x)
     return Windows(own_y, own_x, overlap, min(batch, -(-width // own_x)))
 
 
@@ -345,7 +346,8 @@ class _Means:
         """
         facts = self.trained.facts
         side_px = int(facts.get("data", {}).get("size_px", 64))
-        answer = self.trained(torch.zeros(1, self.shape[0], side_px, side_px))
+        with _threads(1):
+            answer = self.trained(torch.zeros(1, self.shape[0], side_px, side_px))
         if answer.shape[1] != len(facts["classes"]) or answer.ndim not in (2, 4):
             raise RunError(
                 f"answers {tuple(answer.shape)} to a patch and knows {len(facts['classes'])} "
@@ -514,12 +516,19 @@ def _answers(
                 clock.forward_s += time.perf_counter() - start
                 yield strip, at, answer, outside
 
-    torch.set_num_threads(1)  # of this thread
+    with _threads(1), closing(_ahead(answered())) as ready:
+        yield ready
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """What this thread does meanwhile, torch does with so many."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
     try:
-        with closing(_ahead(answered())) as ready:
-            yield ready
+        yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
 def _mirrored(strip: Pixels, row: int, col: int, height: int, width: int) -> Pixels:
@@ -732,7 +741,7 @@ def _fill(layers: Layers, into: tuple[slice, slice], share: Tensor) -> None:
     most = share.amax(dim=0)
     # The first class that reaches the most; argmax takes ten times as long over few classes.
     order = torch.arange(len(share), 0, -1, dtype=torch.uint8, device=share.device)
-    rank = ((share == most).to(torch.uint8) * order[:, None, None]).amax(dim=0)
+    rank = ((share == most).view(torch.uint8) * order[:, None, None]).amax(dim=0)
     layers["classes"][into] = (len(share) - rank).cpu().numpy()
     layers["confidence"][into] = _steps(most, 100)
     entropy = -share.clamp(min=1e-20).log_().mul_(share).sum(dim=0)
@@ -890,8 +899,8 @@ class _Sheets:
         kind, path = one
         with whole(path) as part:
             copy_raster(
-                self.place / f"{kind}.tif", part, driver="COG", compress="deflate", level=1,
-                overview_resampling="nearest",
+                self.place / f"{kind}.tif", part, driver="COG", overview_resampling="nearest",
+                **({} if kind == "image" else {"compress": "deflate", "level": 1}),
             )  # fmt: skip
 
     def finish(self, folder: Path) -> dict[str, Path]:
