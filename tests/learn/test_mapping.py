@@ -392,6 +392,14 @@ def test_a_scene_of_another_gsd_is_refused_with_both_sides_named(save_model, tmp
     assert "\n" not in str(error.value)
 
 
+def test_a_model_that_does_not_take_the_windows_is_one_line(scene, save_model, tmp_path) -> None:
+    deep = save_model("unet", width=1, depth=7, data={"size_px": 128})
+    with pytest.raises(RunError) as error:
+        mapped(deep, scene, tmp_path, window_px=64)
+    assert "model unet: does not take 1 windows of" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 def test_a_map_that_fails_leaves_nothing(scene, save_model, tmp_path) -> None:
     absent = replace(scene.layers[1], where=((scene.files[1].with_name("absent.tif"), 1),))
     broken = replace(scene, layers=(scene.layers[0], absent))

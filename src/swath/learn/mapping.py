@@ -73,7 +73,6 @@ class SceneMap:
     scene: str
     rasters: dict[str, Path]
     """classes, confidence, uncertainty; probabilities, truth and image where there are such."""
-    crs: str | None
     seconds: float
     forward_s: float
     """Of these, within the network."""
@@ -199,7 +198,7 @@ def map_scene(
         scene.name, folder, clock.pixels / 1e6, seconds, clock.pixels / 1e6 / seconds,
         100 * clock.forward_s / seconds, progress["precision"],
     )  # fmt: skip
-    return SceneMap(scene.name, written, _crs(scene.grid), seconds, clock.forward_s, clock.pixels)
+    return SceneMap(scene.name, written, seconds, clock.forward_s, clock.pixels)
 
 
 @dataclass
@@ -396,7 +395,7 @@ def _suited(means: _Means, overlap_px: int, window_px: int | None) -> Windows:
         raise RunError(
             f"a window of {first.height} x {first.width} px does not fit in the device's memory",
             where=means.scene.name,
-            mend="give a smaller window",
+            mend="map where there is more of it",
         )
     chosen = min(seconds, key=lambda windows: seconds[windows])
     log.info(
@@ -512,7 +511,15 @@ def _answers(
         with closing(_ahead(_batches(means, placed, first, labels))) as batches:
             for strip, at, image, outside in batches:
                 start = time.perf_counter()
-                answer = means.trained(image)
+                try:
+                    answer = means.trained(image)
+                except RuntimeError as wrong:  # a side that it cannot halve, or too little memory
+                    raise RunError(
+                        f"does not take {len(image)} windows of {placed.height} x {placed.width} "
+                        f"px ({str(wrong).splitlines()[0]})",
+                        where=f"model {means.trained.facts['model']['name']}",
+                        mend="map with another model, or where there is more memory",
+                    ) from None
                 clock.forward_s += time.perf_counter() - start
                 yield strip, at, answer, outside
 
