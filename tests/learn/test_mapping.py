@@ -392,11 +392,22 @@ def test_a_scene_of_another_gsd_is_refused_with_both_sides_named(save_model, tmp
     assert "\n" not in str(error.value)
 
 
-def test_a_model_that_does_not_take_the_windows_is_one_line(scene, save_model, tmp_path) -> None:
-    deep = save_model("unet", width=1, depth=7, data={"size_px": 128})
+def test_a_model_that_does_not_take_the_windows_is_one_line(
+    scene, save_model, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one for whose windows there is too little memory."""
+    answer = Trained.__call__
+
+    def narrow(self: Trained, image: torch.Tensor) -> torch.Tensor:
+        if image.shape[-1] > 64:
+            raise RuntimeError("can't allocate memory\nand more lines")
+        return answer(self, image)
+
+    monkeypatch.setattr(Trained, "__call__", narrow)
     with pytest.raises(RunError) as error:
-        mapped(deep, scene, tmp_path, window_px=64)
-    assert "model unet: does not take 1 windows of" in str(error.value)
+        mapped(save_model(), scene, tmp_path, window_px=64)
+    assert "does not take 1 windows of" in str(error.value)
+    assert "px (can't allocate memory)" in str(error.value)
     assert "\n" not in str(error.value)
 
 
