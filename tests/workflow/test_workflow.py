@@ -227,23 +227,6 @@ def test_a_dry_run_imports_nothing_heavy(finished: Project) -> None:
     assert not heavy & imported
 
 
-def test_a_dry_run_takes_little_longer_than_an_empty_workflow(
-    finished: Project, tmp_path: Path
-) -> None:
-    (tmp_path / "Snakefile").write_text("rule all:\n")
-    empty = Project(tmp_path)
-
-    def seconds(project: Project) -> float:
-        times = []
-        for _ in range(3):
-            start = time.perf_counter()
-            assert project.snakemake("-n").returncode == 0
-            times.append(time.perf_counter() - start)
-        return min(times)
-
-    assert seconds(finished) - seconds(empty) < 2
-
-
 # ---- kills and second starts ------------------------------------------------------------------
 
 
