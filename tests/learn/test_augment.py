@@ -11,7 +11,14 @@ from torch.nn import functional as F
 
 from swath.data.card import UNLABELLED
 from swath.learn import augment
-from swath.learn.augment import augmented, box, dropped, one_hot
+from swath.learn.augment import (
+    _in_groups,
+    _one_by_one,
+    augmented,
+    box,
+    dropped,
+    one_hot,
+)
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -172,6 +179,19 @@ def test_a_box_lies_in_the_patch(height, width, share, seed) -> None:
 
 def test_an_unlabelled_patch_is_of_no_class() -> None:
     assert one_hot(torch.tensor([1, UNLABELLED]), 3).tolist() == [[0, 1, 0], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("side", [7, 8])
+def test_what_a_gpu_moves_in_groups_is_moved_as_one_by_one(side: int) -> None:
+    """The GPU's own way to move patches, which needs no GPU to be run."""
+    image = torch.arange(16 * 3 * side * side, dtype=torch.float32).reshape(16, 3, side, side)
+    ways = np.tile(np.arange(8), 2)
+    in_groups, one_by_one = image.clone(), image.clone()
+    _in_groups(in_groups, ways)
+    _one_by_one(one_by_one, ways)
+    torch.testing.assert_close(in_groups, one_by_one, rtol=0, atol=0)
+    assert torch.equal(in_groups[[0, 8]], image[[0, 8]])
+    assert not (in_groups == image).flatten(1).all(dim=1)[1:8].any()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
