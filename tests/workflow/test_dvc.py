@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 pytestmark = pytest.mark.slow
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 PRUNED = """
 data:
@@ -44,14 +43,10 @@ def run(folder: Path, *command: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory, lay_out: Callable[..., None]) -> Path:
     """A checkout whose pruned default experiment Snakemake has run to its report."""
     folder = tmp_path_factory.mktemp("checkout")
-    for name in ("workflow", "conf", "src"):
-        unwanted = shutil.ignore_patterns("__pycache__", "*.egg-info")
-        shutil.copytree(REPOSITORY / name, folder / name, ignore=unwanted)
-    for name in ("constraints.txt", "environment.yml", "dvc.yaml", ".dvcignore"):
-        shutil.copy2(REPOSITORY / name, folder)
+    lay_out(folder, "src", "dvc.yaml", ".dvcignore")
     experiment = folder / "conf/experiment/embedded.yaml"
     text = experiment.read_text().replace("override /sweep: small", "override /sweep: none")
     text = text.replace("epochs: 30", "epochs: 1")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,12 +25,11 @@ GIVEN = (
 RUN = "results/embedded/runs/random-fold0-seed0"
 
 
-def test_a_training_over_its_time_limit_goes_on_by_itself(tmp_path: Path) -> None:
+def test_a_training_over_its_time_limit_goes_on_by_itself(
+    tmp_path: Path, lay_out: Callable[..., None]
+) -> None:
     """Nine seconds, most of which its start takes, and then as long as it needs."""
-    for name in ("workflow", "conf"):
-        shutil.copytree(REPOSITORY / name, tmp_path / name)
-    for name in ("constraints.txt", "environment.yml"):
-        shutil.copy2(REPOSITORY / name, tmp_path)
+    lay_out(tmp_path)
     rules = tmp_path / "workflow/rules/learn.smk"
     text = rules.read_text()
     announced, asked = "--minutes {resources.runtime}", "mem_mb=8000,\n"

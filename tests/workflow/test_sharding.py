@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from swath.data.landscape import draw_scenes
 
 pytestmark = pytest.mark.slow
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 RESULTS = "results/embedded"
 GIVEN = (
@@ -67,14 +67,10 @@ def jobs(told: str, rule: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def finished(tmp_path_factory: pytest.TempPathFactory, lay_out: Callable[..., None]) -> Project:
     """Two scenes of one's own, each a shard; a third is put by. Look, and change nothing."""
     folder = tmp_path_factory.mktemp("sharded")
-    for name in ("workflow", "conf"):
-        unwanted = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(REPOSITORY / name, folder / name, ignore=unwanted)
-    for name in ("constraints.txt", "environment.yml"):
-        shutil.copy2(REPOSITORY / name, folder)
+    lay_out(folder)
     draw_scenes(folder / "data/embedded", seed=3, scenes=3, size_px=256)
     third = sorted((folder / "data/embedded").iterdir())[2]
     third.rename(folder / "third")

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,6 @@ import torch
 
 pytestmark = pytest.mark.slow
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 PRUNED = (
     "sweep=none data.drawing.scenes=2 data.drawing.size_px=256 patches.size_px=32 "
@@ -105,14 +104,10 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def finished(tmp_path_factory: pytest.TempPathFactory, lay_out: Callable[..., None]) -> Project:
     """A project whose pruned experiment has been run to its report. Look, and change nothing."""
     folder = tmp_path_factory.mktemp("project")
-    for name in ("workflow", "conf"):
-        unwanted = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(REPOSITORY / name, folder / name, ignore=unwanted)
-    for name in ("constraints.txt", "environment.yml"):
-        shutil.copy2(REPOSITORY / name, folder)
+    lay_out(folder)
     project = Project(folder)
     done = project.snakemake()
     assert done.returncode == 0, done.stdout + done.stderr
