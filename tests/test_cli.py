@@ -361,6 +361,32 @@ def test_map_on_a_full_disk(folder: Path, small_disk: Callable[[int], Path]) -> 
     assert left(disk) == ["filled"]
 
 
+# ---- calibrated at the end of the training ----------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_training_that_was_killed_before_it_was_calibrated_is_calibrated(folder: Path) -> None:
+    """The trained network lies in the state; what comes of it is the same, byte by byte."""
+    import torch
+
+    run(folder, TRAIN)
+    out = folder / RUN
+    before, told = (out / "best.ckpt").read_bytes(), json.loads((out / "run.json").read_text())
+    shutil.rmtree(out)
+    run(folder, TRAIN)
+    assert (out / "best.ckpt").read_bytes() == before
+    again = json.loads((out / "run.json").read_text())
+    assert again["attempts"] == told["attempts"] == 1
+    assert again["calibration"] == told["calibration"]
+    (state,) = (folder / "state/runs").glob("*/best.ckpt")
+    trained, given = (
+        json.loads(torch.load(path, weights_only=True)["facts"])
+        for path in (state, out / "best.ckpt")
+    )
+    assert given == trained | {"temperature": told["temperature"]} and "temperature" not in trained
+    assert told["calibration"]["nll_after"] <= told["calibration"]["nll_before"]
+
+
 # ---- two files are enough ---------------------------------------------------------------------
 
 

@@ -366,14 +366,17 @@ def train(
     out: RunFolder,
     minutes: Minutes = None,
 ) -> None:
-    """Train one run, or go on with it where an earlier attempt stopped.
+    """Train one run, or go on with it where an earlier attempt stopped, and calibrate its network.
 
     Reads: model.yaml, task.yaml, optim.yaml, trainer.yaml, the patch set, the split; when its job
     ends (--minutes, SLURM_JOB_END_TIME).
     Writes: best.ckpt, metrics.parquet, run.json; while it runs, STATE/RUN_ID/.
     Stops at a checkpoint, with exit code 85, on SIGTERM, SIGINT, SIGUSR1 and before its job ends.
     """
+    import numpy as np
+
     from swath.files import whole, write_json
+    from swath.learn.calibrate import calibrate
     from swath.learn.train import train as train_run
     from swath.plan import read_sections
 
@@ -391,8 +394,8 @@ def train(
         code=code,
         **sections,
     )
-    with whole(out / "best.ckpt") as part:
-        part.write_bytes(outcome.model.read_bytes())
+    # The state keeps the network as it was trained: an attempt that is killed here calibrates anew.
+    calibrated = calibrate(outcome.model, opened, np.flatnonzero(parts == "val"), out / "best.ckpt")
     with whole(out / "metrics.parquet") as part:
         outcome.history.to_parquet(part, index=False)
     write_json(
@@ -405,6 +408,7 @@ def train(
             "model": sections["model"]["name"],
             "best_epoch": outcome.best_epoch,
             **outcome.facts,
+            **calibrated,
             "data_version": version,
             "code": code,
         },

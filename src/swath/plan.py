@@ -45,7 +45,9 @@ STAGES = {
     "split": Stage(("split",), ("swath.split.deal", "swath.data.patchset")),
     "measure": Stage((), ("swath.data.statistics",)),
     "statistics": Stage((), ("swath.data.statistics",)),
-    "train": Stage(("model", "task", "optim", "trainer"), ("swath.learn.train",)),
+    "train": Stage(
+        ("model", "task", "optim", "trainer"), ("swath.learn.train", "swath.learn.calibrate")
+    ),
     "baseline": Stage((), ("swath.learn.baseline",)),
     "evaluate": Stage(("scores",), ("swath.study.scores", "swath.data.patchset")),
     "infer": Stage((), ("swath.learn.predict",)),

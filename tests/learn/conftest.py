@@ -183,6 +183,7 @@ def save_model(tmp_path: Path, statistics: dict[str, Any]) -> Callable[..., Path
         *,
         precision: str = "fp32",
         data: dict[str, Any] | None = None,
+        temperature: float | None = None,
         **given: Any,
     ) -> Path:
         torch.manual_seed(1)
@@ -197,7 +198,7 @@ def save_model(tmp_path: Path, statistics: dict[str, Any]) -> Callable[..., Path
             "precision": precision,
             "channels_last": True,
             "data": data or {},
-        }
+        } | ({"temperature": temperature} if temperature else {})
         network = build(model, len(BANDS), len(CLASSES))
         path = tmp_path / f"{name}.ckpt"
         torch.save({"weights": network.state_dict(), "facts": json.dumps(facts)}, path)

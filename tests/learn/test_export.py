@@ -31,13 +31,14 @@ def answers(path: Path, pixels: np.ndarray) -> np.ndarray:
     return found
 
 
+@pytest.mark.parametrize("temperature", [None, 0.25])
 @pytest.mark.parametrize("name, data", [("unet", {"size_px": 32}), ("cnn", {"size_px": 16})])
 def test_an_exported_network_answers_to_stored_pixels_as_before(
-    save_model, tmp_path, name, data
+    save_model, tmp_path, name, data, temperature
 ) -> None:
     for package in export.NEEDED:
         pytest.importorskip(package)
-    model = save_model(name, width=4, data=data)
+    model = save_model(name, width=4, data=data, temperature=temperature)
     difference = export_onnx(model, tmp_path / "a.onnx")
     assert 0 <= difference < 1e-4
     network, facts = load(model)
@@ -47,7 +48,8 @@ def test_an_exported_network_answers_to_stored_pixels_as_before(
         pixels = np.random.default_rng(0).integers(600, 1800, (batch, 4, height, width))
         pixels[0, :, :3, :3] = 0
         with torch.inference_mode():
-            expected = network(normalise(pixels.astype(np.uint16))).softmax(1).numpy()
+            answer = network(normalise(pixels.astype(np.uint16)))
+            expected = (answer / (temperature or 1)).softmax(1).numpy()
         found = answers(tmp_path / "a.onnx", pixels.astype(np.float32))
         assert found.shape == expected.shape
         assert np.abs(found - expected).max() < 1e-4
@@ -58,11 +60,12 @@ def test_an_exported_network_knows_its_bands_and_classes(save_model, tmp_path) -
         pytest.importorskip(package)
     import onnx
 
-    export_onnx(save_model(data={"size_px": 16, "gsd_m": 10.0}), tmp_path / "a.onnx")
+    model = save_model(data={"size_px": 16, "gsd_m": 10.0}, temperature=0.5)
+    export_onnx(model, tmp_path / "a.onnx")
     known = {p.key: json.loads(p.value) for p in onnx.load(tmp_path / "a.onnx").metadata_props}
     assert known["bands"] == ["red", "green", "blue", "nir"]
     assert known["classes"] == ["Water", "Forest", "Pasture"]
-    assert known["nodata"] == 0 and known["data"]["gsd_m"] == 10.0
+    assert known["nodata"] == 0 and known["data"]["gsd_m"] == 10.0 and known["temperature"] == 0.5
 
 
 def test_a_network_that_answers_differently_is_not_kept(save_model, tmp_path, monkeypatch) -> None:

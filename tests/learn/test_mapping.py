@@ -53,7 +53,7 @@ def forward(model, scene) -> tuple[np.ndarray, np.ndarray]:
     pixels = pixels_of(scene)
     normalise = Normalise(facts["statistics"]["mean"], facts["statistics"]["std"], facts["nodata"])
     with torch.inference_mode():
-        share = network(normalise(pixels[None])).softmax(1)[0]
+        share = (network(normalise(pixels[None])) / facts["temperature"]).softmax(1)[0]
     return share.numpy(), (pixels != 0).any(axis=0)
 
 
@@ -172,8 +172,11 @@ def test_classes_have_their_colours_and_names(scene, save_model, tmp_path) -> No
     assert [names[str(value)] for value in range(3)] == ["Water", "Forest", "Pasture"]
 
 
-def test_a_pixel_model_maps_exactly_as_one_pass_over_the_scene(scene, save_model, tmp_path) -> None:
-    model = save_model()
+@pytest.mark.parametrize("temperature", [None, 0.5, 2.0])
+def test_a_pixel_model_maps_exactly_as_one_pass_over_the_scene(
+    scene, save_model, tmp_path, temperature
+) -> None:
+    model = save_model(temperature=temperature)
     share, inside = forward(model, scene)
     maps = mapped(model, scene, tmp_path, window_px=64, probabilities=True)
     np.testing.assert_array_equal(maps["classes"][inside], share.argmax(0)[inside])
@@ -337,7 +340,7 @@ def mapped_only(model, scene, folder) -> None:
 
 
 def test_a_model_of_patches_maps_in_steps(scene, save_model, tmp_path) -> None:
-    model = save_model("cnn", width=4, data={"size_px": 16})
+    model = save_model("cnn", width=4, data={"size_px": 16}, temperature=0.2)
     maps = mapped(model, scene, tmp_path)
     network, facts = load(model)
     normalise = Normalise(facts["statistics"]["mean"], facts["statistics"]["std"], facts["nodata"])
@@ -347,8 +350,9 @@ def test_a_model_of_patches_maps_in_steps(scene, save_model, tmp_path) -> None:
         for row, column in ((0, 0), (3, 7), (9, 11)):
             patch = pixels[None, :, row * 16 : row * 16 + 16, column * 16 : column * 16 + 16]
             if (patch != 0).any(axis=1).mean() > 0.5:
-                expected = network(normalise(patch)).argmax()
-                assert maps["classes"][row, column] == expected, (row, column)
+                share = (network(normalise(patch)) / 0.2).softmax(dim=1)
+                assert maps["classes"][row, column] == share.argmax(), (row, column)
+                assert abs(maps["confidence"][row, column] - 100 * share.max()) <= 0.51
     # The lower left corner lies outside the swath.
     assert maps["classes"][-2, 0] == UNLABELLED
     with rasterio.open(tmp_path / "scene_a_classes.tif") as file:

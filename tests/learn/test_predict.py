@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from swath.errors import RunError
+from swath.learn.batches import Batches
 from swath.learn.predict import opened, predict_patches
 
 
@@ -25,6 +26,21 @@ def test_patches_are_predicted_in_the_order_asked_for(patch_set, save_model, pre
     assert (confidence >= 1 / 3 - 1e-3).all() and (confidence <= 1).all()
     alone = [predict_patches(model, patches, np.array([n]))[0][0] for n in which]
     assert (np.stack(alone) == predicted).mean() > (0.999 if precision == "fp32" else 0.98)
+
+
+def test_a_temperature_changes_how_sure_and_no_class(patch_set, save_model) -> None:
+    """Also where it is so high that float32 cannot tell two probabilities apart."""
+    patches, which = patch_set(12, labels="pixel"), np.arange(12)
+    plain = predict_patches(save_model("unet", width=4, depth=1), patches, which)
+    for temperature in (0.2, 4.0, 1e6):
+        model = save_model("unet", width=4, depth=1, temperature=temperature)
+        predicted, confidence = predict_patches(model, patches, which)
+        np.testing.assert_array_equal(predicted, plain[0])
+        trained = opened(model)
+        image = next(iter(Batches(patches, which[:1], batch_size=1, **trained.facts["statistics"])))
+        expected = (trained(image[0]) / temperature).softmax(dim=1).amax(dim=1)
+        assert np.abs(confidence[:1] - expected.numpy()).max() < 1e-3
+    assert np.abs(confidence - 1 / 3).max() < 1e-3
 
 
 def test_labels_of_patches_give_one_answer_each(patch_set, save_model) -> None:

@@ -188,6 +188,19 @@ def test_of_the_scenes_the_worst_stands_first(segmentation: Path) -> None:
     )
 
 
+def test_a_temperature_stands_with_what_it_does(segmentation: Path) -> None:
+    results = read_experiment(segmentation)
+    (table,) = page_tables(results, "")["calibration"]
+    run = results.runs[0]
+    tested = percent(run.scores.measures["calibration_error"].value)
+    name = f"{run.split}, fold 0, seed {run.seed}"
+    assert table.rows[0] == (name, "0.625", "12.3", "2.1", tested)
+    assert len(table.rows) == len(results.runs) and table.leaks
+    for each in results.runs:
+        del each.facts["calibration"]
+    assert page_tables(results, "")["calibration"] == []
+
+
 def test_leak_without_overlap_names_the_distance(classification: Path, tmp_path: Path) -> None:
     folder = tmp_path / "near"
     shutil.copytree(classification, folder)

@@ -1,7 +1,7 @@
 """A trained network as an ONNX file, for runtimes that know nothing of swath.
 
-The graph takes stored pixels, as they lie in a scene, and gives probabilities: normalisation is
-part of it. That it answers as the network does is checked before the file is kept.
+The graph takes stored pixels, as they lie in a scene, and gives probabilities: normalisation and
+temperature are part of it. That it answers as the network does is checked before the file is kept.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def export_onnx(model: Path, out: Path, *, tolerance: float = 1e-4) -> float:
 
     Input `pixels` (batch, band, y, x), float32, as stored, no-data included; output `probabilities`
     (batch, class[, y, x]). The batch is free, and so are the sides for networks of one label a
-    pixel. Bands, classes and no-data value are in the file's metadata.
+    pixel. Bands, classes, no-data value and temperature are in the file's metadata.
 
     Args:
         model: the trained network.
@@ -85,6 +85,7 @@ class _FromStored(nn.Module):
     def __init__(self, network: nn.Module, facts: dict[str, Any]) -> None:
         super().__init__()
         self.network, self.nodata = network, facts["nodata"]
+        self.temperature = float(facts["temperature"])
         # As `Normalise` has them.
         normalise = Normalise(facts["statistics"]["mean"], facts["statistics"]["std"], None)
         self.register_buffer("mean", torch.from_numpy(normalise.mean))
@@ -96,7 +97,7 @@ class _FromStored(nn.Module):
         if self.nodata is not None:
             absent = absent | (pixels == self.nodata)
         image = torch.where(absent, 0.0, (pixels - self.mean) * self.scale)
-        probabilities: Tensor = self.network(image).softmax(dim=1)
+        probabilities: Tensor = (self.network(image) / self.temperature).softmax(dim=1)
         return probabilities
 
 
@@ -118,7 +119,7 @@ def _write(
         ) from failed  # fmt: skip
     assert program is not None
     proto = program.model_proto
-    known = {key: facts[key] for key in ("bands", "classes", "nodata", "statistics")}
+    known = {key: facts[key] for key in ("bands", "classes", "nodata", "statistics", "temperature")}
     for key, value in (known | {"data": facts.get("data", {})}).items():
         entry = proto.metadata_props.add()
         entry.key, entry.value = key, json.dumps(value)

@@ -594,7 +594,7 @@ def _strips(
     own = [(max(0, top), height if top == tops[-1] else top + windows.own_y) for top in tops]
     placed = _Placed(tops, lefts, windows.height, windows.width, windows.batch, own)
     classes = len(means.trained.facts["classes"])
-    blend = _Blend(windows, placed, classes, means.trained.device)
+    blend = _Blend(windows, placed, classes, means.trained)
     layers: Layers = {}
     with _answers(means, placed, max(0, first - 1), labels, clock) as ready:
         for strip, at, answers, outside in ready:
@@ -637,7 +637,7 @@ def _strips_of_steps(
             if at + len(answers) < len(lefts):
                 continue
             layers = _empty(1, len(lefts), answers.shape[1], probabilities)
-            share = _probabilities(torch.cat(row).t()[:, None])
+            share = means.trained.probabilities(torch.cat(row).t()[:, None].contiguous(), dim=0)
             _fill(layers, (slice(0, 1), slice(0, len(lefts))), share)
             row = []
             if outside is not None:
@@ -673,10 +673,9 @@ class _Blend:
     kept: a margin of a window, and one over the width of the scene.
     """
 
-    def __init__(
-        self, windows: Windows, placed: _Placed, classes: int, device: torch.device
-    ) -> None:
-        self.windows, self.placed = windows, placed
+    def __init__(self, windows: Windows, placed: _Placed, classes: int, trained: Trained) -> None:
+        self.windows, self.placed, self.trained = windows, placed, trained
+        device = trained.device
         overlap = windows.overlap
         at = (torch.arange(overlap, device=device) + 0.5) / max(overlap, 1)
         self.rise = 0.5 - 0.5 * torch.cos(math.pi * at)
@@ -700,7 +699,8 @@ class _Blend:
         is_first, is_last = place == 0, place + 1 == len(self.placed.lefts)
         is_lowest = number + 1 == len(self.placed.tops)
         for begin, end in self._chunks():
-            share = _probabilities(answer[:, begin:end])
+            # Class by class, in memory of its own.
+            share = self.trained.probabilities(answer[:, begin:end].contiguous(), dim=0)
             if not is_first:
                 share[..., :overlap] *= self.rise
                 share[..., :overlap] += self.left[:, begin:end]
@@ -736,11 +736,6 @@ class _Blend:
         for begin, end in pairwise(bounds):
             for at in range(begin, end, self.chunk):
                 yield at, min(at + self.chunk, end)
-
-
-def _probabilities(answer: Tensor) -> Tensor:
-    """The softmax (class, …) of an answer, in memory of its own, class by class."""
-    return answer.contiguous().float().softmax(dim=0)
 
 
 def _fill(layers: Layers, into: tuple[slice, slice], share: Tensor) -> None:

@@ -48,6 +48,11 @@ class Trained:
             torch.cuda.synchronize(self.device)
         return answer
 
+    def probabilities(self, answer: Tensor, dim: int = 1) -> Tensor:
+        """Probabilities from an answer with its classes along `dim`, in float32: as sure as the
+        validation part was answered rightly (`swath.learn.calibrate`)."""
+        return (answer.float() / self.facts["temperature"]).softmax(dim)
+
 
 def opened(model: Path, precision: Precision = "auto") -> Trained:
     """A trained network on this machine's device.
@@ -106,7 +111,7 @@ def predict_patches(
         patches, which, batch_size=batch_size, device=trained.device.type, **facts["statistics"]
     )
     start = time.perf_counter()
-    answers = [_likeliest(trained(image)) for image, _ in batches]
+    answers = [_likeliest(trained, image) for image, _ in batches]
     seconds = time.perf_counter() - start
     log.info(
         "%d patches in %.2f s (%s): %.0f patches/s",
@@ -115,7 +120,9 @@ def predict_patches(
     return np.concatenate([a for a, _ in answers]), np.concatenate([c for _, c in answers])
 
 
-def _likeliest(answer: Tensor) -> Answer:
-    """The class and its probability from an answer (batch, class[, y, x])."""
-    share, index = answer.float().softmax(dim=1).max(dim=1)
+def _likeliest(trained: Trained, image: Tensor) -> Answer:
+    """The class and its probability (batch[, y, x]) of images."""
+    answer = trained(image)
+    # Of the answer itself: no temperature can make equal what is not, and so change a class.
+    index, share = answer.argmax(dim=1), trained.probabilities(answer).amax(dim=1)
     return index.to(torch.uint8).cpu().numpy(), share.to(torch.float16).cpu().numpy()

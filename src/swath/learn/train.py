@@ -201,7 +201,8 @@ def load(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     """
     try:
         saved = torch.load(path, weights_only=True, map_location="cpu")
-        facts = json.loads(saved["facts"])
+        # Until it is calibrated, a network is as sure as it says.
+        facts = {"temperature": 1.0} | json.loads(saved["facts"])
         network = build(facts["model"], len(facts["bands"]), len(facts["classes"]))
         network.load_state_dict(saved["weights"])
     except FileNotFoundError:

@@ -282,7 +282,8 @@ def calibration(results: Experiment, split: Split) -> Panels:
 
     Answers of the test part by their confidence. On the dashed line the confidence can be taken at
     its word: of the answers that are 80 % sure, 80 % are right. Below it the model is too sure of
-    itself. Bars show how the answers are spread over the confidences.
+    itself. Bars show how the answers are spread over the confidences. The model's confidences are
+    those after its temperature, which was fitted to the validation part.
     """
     scores = _scores(split)
     labels, right, sure = scores.reliability.T

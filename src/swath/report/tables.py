@@ -149,6 +149,7 @@ def page_tables(results: Experiment, code: str) -> dict[str, list[Table]]:
     return {
         "splits": [_measures_table(trained)] if len(trained) > 1 else [],
         "training": [_runs_table(results.runs, trained)] if trained else [],
+        "calibration": _calibration_table(results.runs, trained),
         "classes": [_classes_table(split, results.segmentation) for split in trained],
         "scenes": [table for split in trained for table in _scenes_table(split, results)],
         "data": [
@@ -210,6 +211,28 @@ def _runs_table(runs: Sequence[Run], splits: list[Split]) -> Table:
             )
         )
     return Table("Runs", head, rows, leaks_of(splits), wide=True)
+
+
+def _calibration_table(runs: Sequence[Run], splits: list[Split]) -> list[Table]:
+    """The temperature of each run, what it does to the validation part, and the test part's error.
+
+    Nothing where no run was calibrated.
+    """
+    rows = []
+    for run in runs:
+        if found := run.facts.get("calibration"):
+            rows.append(
+                (
+                    f"{run.split}, fold {run.fold}, seed {run.seed}",
+                    f"{run.facts['temperature']:.3f}",
+                    percent(found["ece_before"]),
+                    percent(found["ece_after"]),
+                    percent(run.scores.measures["calibration_error"].value),
+                )
+            )
+    head = ("Run", "Temperature", "Validation, before", "Validation, after", "Test, after")
+    caption = "Temperatures, and the calibration error in percent before and after they are applied"
+    return [Table(caption, head, rows, leaks_of(splits), wide=True)] if rows else []
 
 
 def _classes_table(split: Split, segmentation: bool) -> Table:
