@@ -298,7 +298,7 @@ def test_a_run_is_known_by_all_that_it_learns_from_and_by_nothing_else(tmp_path:
         return cli._run_id(sections, "data", tmp_path, "code", 0, 0)
 
     changed = {key for key in given["trainer"] if identity(**{key: "other"}) != identity()}
-    assert changed == given["trainer"].keys() - {"device", "checkpoint_minutes"}
+    assert changed == given["trainer"].keys() - {"device", "checkpoint_minutes", "tta"}
 
 
 def test_prune_lists_and_deletes_only_what_it_is_asked_to(tmp_path: Path) -> None:
@@ -423,8 +423,17 @@ def test_a_training_that_was_killed_before_it_was_calibrated_is_calibrated(folde
         json.loads(torch.load(path, weights_only=True)["facts"])
         for path in (state, out / "best.ckpt")
     )
-    assert given == trained | {"temperature": told["temperature"]} and "temperature" not in trained
+    learnt = {"temperature": told["temperature"], "tta": False}
+    assert given == trained | learnt and "temperature" not in trained
     assert told["calibration"]["nll_after"] <= told["calibration"]["nll_before"]
+    # Asked for afterwards, test-time augmentation trains nothing anew.
+    section = folder / "results/embedded/config/trainer.yaml"
+    section.write_text(yaml.safe_dump(yaml.safe_load(section.read_text()) | {"tta": True}))
+    run(folder, TRAIN)
+    averaged = json.loads((out / "run.json").read_text())
+    assert (averaged["tta"], averaged["attempts"]) == (True, 1)
+    assert averaged["run_id"] == told["run_id"]
+    assert averaged["calibration"]["nll_after"] != told["calibration"]["nll_after"]
 
 
 # ---- two files are enough ---------------------------------------------------------------------

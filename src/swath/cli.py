@@ -395,7 +395,10 @@ def train(
         **sections,
     )
     # The state keeps the network as it was trained: an attempt that is killed here calibrates anew.
-    calibrated = calibrate(outcome.model, opened, np.flatnonzero(parts == "val"), out / "best.ckpt")
+    calibrated = calibrate(
+        outcome.model, opened, np.flatnonzero(parts == "val"), out / "best.ckpt",
+        tta=sections["trainer"]["tta"],
+    )  # fmt: skip
     with whole(out / "metrics.parquet") as part:
         outcome.history.to_parquet(part, index=False)
     write_json(

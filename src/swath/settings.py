@@ -119,6 +119,9 @@ class Trainer(Section):
     """`blocks` reads long pieces in random order and shuffles within a buffer of them; `auto` does
     so where the training part does not fit in half of the memory."""
     augment: Augment = Augment()
+    tta: bool = False
+    """Test-time augmentation: whether the trained network answers with its mean over the eight
+    symmetries of a square, at eight times the cost. What it learns does not depend on it."""
     checkpoint_minutes: NonNegative = 10.0
     """Between two checkpoints within an epoch, which is what a kill can lose; each epoch ends with
     one besides. What a run learns does not depend on it."""

@@ -184,6 +184,7 @@ def save_model(tmp_path: Path, statistics: dict[str, Any]) -> Callable[..., Path
         precision: str = "fp32",
         data: dict[str, Any] | None = None,
         temperature: float | None = None,
+        tta: bool = False,
         **given: Any,
     ) -> Path:
         torch.manual_seed(1)
@@ -198,6 +199,7 @@ def save_model(tmp_path: Path, statistics: dict[str, Any]) -> Callable[..., Path
             "precision": precision,
             "channels_last": True,
             "data": data or {},
+            "tta": tta,
         } | ({"temperature": temperature} if temperature else {})
         network = build(model, len(BANDS), len(CLASSES))
         path = tmp_path / f"{name}.ckpt"

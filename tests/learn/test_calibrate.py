@@ -106,7 +106,7 @@ def test_only_the_temperature_is_new_in_the_file(unsure, tmp_path) -> None:
     told = calibrate(model, patches, which, tmp_path / "best.ckpt")
     (network, facts), (calibrated, known) = load(model), load(tmp_path / "best.ckpt")
     assert facts["temperature"] == 1.0
-    assert known == facts | {"temperature": told["temperature"]}
+    assert known == facts | {"temperature": told["temperature"], "tta": False}
     for name, value in network.state_dict().items():
         assert torch.equal(value, calibrated.state_dict()[name]), name
     saved = torch.load(tmp_path / "best.ckpt", weights_only=True)

@@ -31,14 +31,14 @@ def answers(path: Path, pixels: np.ndarray) -> np.ndarray:
     return found
 
 
-@pytest.mark.parametrize("temperature", [None, 0.25])
+@pytest.mark.parametrize("temperature, tta", [(None, False), (0.25, True)])
 @pytest.mark.parametrize("name, data", [("unet", {"size_px": 32}), ("cnn", {"size_px": 16})])
 def test_an_exported_network_answers_to_stored_pixels_as_before(
-    save_model, tmp_path, name, data, temperature
+    save_model, tmp_path, name, data, temperature, tta
 ) -> None:
     for package in export.NEEDED:
         pytest.importorskip(package)
-    model = save_model(name, width=4, data=data, temperature=temperature)
+    model = save_model(name, width=4, data=data, temperature=temperature, tta=tta)
     difference = export_onnx(model, tmp_path / "a.onnx")
     assert 0 <= difference < 1e-4
     network, facts = load(model)

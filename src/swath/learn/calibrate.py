@@ -11,6 +11,7 @@ import io
 import json
 import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ from swath.data.card import UNLABELLED
 from swath.data.patchset import PatchSet
 from swath.files import whole
 from swath.learn.batches import Batches
-from swath.learn.predict import opened
+from swath.learn.predict import Trained, opened
+from swath.learn.symmetry import SymmetryAveraged
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +46,13 @@ LABELS = 200_000
 
 
 def calibrate(
-    model: Path, patches: PatchSet, which: NDArray[np.int64], out: Path, *, batch_size: int = 128
+    model: Path,
+    patches: PatchSet,
+    which: NDArray[np.int64],
+    out: Path,
+    *,
+    tta: bool = False,
+    batch_size: int = 128,
 ) -> dict[str, Any]:
     """Write a trained network with the temperature that fits patches best, and tell what it does.
 
@@ -57,10 +65,12 @@ def calibrate(
         patches: the patch set.
         which: numbers of the patches, which it was not trained on: those of the validation part.
         out: the file to write, `model` with its temperature.
+        tta: whether the network is to answer with its mean over symmetries
+            (`swath.learn.symmetry`), and so is asked here; the file says so.
         batch_size: patches that the network is given together.
 
     Returns:
-        temperature; and as `calibration` the number of labels, and their mean negative
+        temperature and tta; and as `calibration` the number of labels, and their mean negative
         log-likelihood (nll_before, nll_after) and expected calibration error (ece_before,
         ece_after) on these same patches.
 
@@ -69,7 +79,11 @@ def calibrate(
     """
     generator = np.random.default_rng(0)
     drawn = np.sort(generator.permutation(which)[:PATCHES])
-    answer, label = _answers(model, patches, drawn, batch_size, generator)
+    # The precision that is the fastest would be another from one attempt to the next.
+    trained = opened(model, "fp32")
+    if tta:
+        trained = replace(trained, network=SymmetryAveraged(trained.network))
+    answer, label = _answers(trained, patches, drawn, batch_size, generator)
     temperature = fit_temperature(answer, label)
     found: dict[str, Any] = {"labels": len(label)}
     for when, value in (("before", 1.0), ("after", temperature)):
@@ -81,12 +95,13 @@ def calibrate(
         temperature, len(label), found["ece_before"], found["ece_after"],
     )  # fmt: skip
     saved = torch.load(model, weights_only=True, map_location="cpu")
-    saved["facts"] = json.dumps(json.loads(saved["facts"]) | {"temperature": temperature})
+    learnt = {"temperature": temperature, "tta": tta}
+    saved["facts"] = json.dumps(json.loads(saved["facts"]) | learnt)
     content = io.BytesIO()  # a file's name would become part of its bytes
     torch.save(saved, content)
     with whole(out) as part:
         part.write_bytes(content.getvalue())
-    return {"temperature": temperature, "calibration": found}
+    return {**learnt, "calibration": found}
 
 
 def fit_temperature(answer: Tensor, label: Tensor) -> float:
@@ -131,15 +146,13 @@ def _calibration_error(answer: Tensor, label: Tensor, temperature: float) -> flo
 
 
 def _answers(
-    model: Path,
+    trained: Trained,
     patches: PatchSet,
     which: NDArray[np.int64],
     batch_size: int,
     generator: np.random.Generator,
 ) -> tuple[Tensor, Tensor]:
     """Logits and labels as `fit_temperature` takes them, on the CPU; of some pixels each batch."""
-    # The precision that is the fastest would be another from one attempt to the next.
-    trained = opened(model, "fp32")
     statistics = trained.facts["statistics"]
     batches = Batches(
         patches, which, batch_size=batch_size, device=trained.device.type, **statistics

@@ -34,6 +34,7 @@ from swath.learn.augment import Batch
 from swath.learn.batches import Batches, suited_shuffle
 from swath.learn.memory import enough_memory
 from swath.learn.optim import Averaged, prepare
+from swath.learn.symmetry import SymmetryAveraged
 from swath.learn.tasks import Task
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ CARRIED = (
 )  # fmt: skip
 """What a model file knows of its data, for those who are given nothing but the file."""
 
-NOT_LEARNT = ("device", "checkpoint_minutes")
+NOT_LEARNT = ("device", "checkpoint_minutes", "tta")
 """Keys of the trainer section on which it does not depend what a run learns: another value goes on
 with the same run."""
 
@@ -112,7 +113,7 @@ def train(
     augment = trainer["augment"]
     seed_everything(seed, verbose=False)
     network = build(model, len(statistics["mean"]), len(patches.classes))
-    _can_be_augmented(patches, augment)
+    _can_be_augmented(patches, augment, trainer["tta"])
     for side_px in {patches.image.shape[-1], augment["crop_px"] or patches.image.shape[-1]}:
         _fits(network, model["name"], learns, patches, side_px)
     what = {
@@ -206,7 +207,7 @@ def load(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     try:
         saved = torch.load(path, weights_only=True, map_location="cpu")
         # Until it is calibrated, a network is as sure as it says.
-        facts = {"temperature": 1.0} | json.loads(saved["facts"])
+        facts = {"temperature": 1.0, "tta": False} | json.loads(saved["facts"])
         network = build(facts["model"], len(facts["bands"]), len(facts["classes"]))
         network.load_state_dict(saved["weights"])
     except FileNotFoundError:
@@ -216,7 +217,8 @@ def load(path: Path) -> tuple[nn.Module, dict[str, Any]]:
         raise RunError(
             f"is not a model of swath's ({reason})", where=path, mend="train it again"
         ) from None
-    return in_layout(network, facts["channels_last"]).eval(), facts
+    network = in_layout(network, facts["channels_last"])
+    return (SymmetryAveraged(network) if facts["tta"] else network).eval(), facts
 
 
 def in_layout(network: nn.Module, channels_last: bool) -> nn.Module:
@@ -268,7 +270,7 @@ def _shuffle(trainer: dict[str, Any], patches: PatchSet, which: NDArray[np.int64
     return suited_shuffle(patches, which) if wanted == "auto" else wanted
 
 
-def _can_be_augmented(patches: PatchSet, augment: dict[str, Any]) -> None:
+def _can_be_augmented(patches: PatchSet, augment: dict[str, Any], tta: bool) -> None:
     """Refuse an augmentation that the patches or their labels do not allow, before it trains."""
     height, width = patches.image.shape[-2:]
     crop_px = augment["crop_px"]
@@ -278,12 +280,13 @@ def _can_be_augmented(patches: PatchSet, augment: dict[str, Any]) -> None:
             where="trainer.augment.crop_px",
             mend="crop less, or cut larger patches",
         )
-    if augment["turn"] and height != width:
-        raise RunError(
-            f"patches of {height} x {width} px cannot be turned",
-            where="trainer.augment.turn",
-            mend="set it to false",
-        )
+    for key, turned in (("augment.turn", augment["turn"]), ("tta", tta)):
+        if turned and height != width:
+            raise RunError(
+                f"patches of {height} x {width} px cannot be turned",
+                where=f"trainer.{key}",
+                mend="set it to false",
+            )
     if augment["mixup"] and patches.facts["labels"] == "pixel":
         raise RunError(
             "mixup mixes labels by patch, these are by pixel",
