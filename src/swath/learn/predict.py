@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from swath.data.patchset import PatchSet
 from swath.errors import RunError
+from swath.learn.answers import Answer, decided, joined
 from swath.learn.batches import Batches
 from swath.learn.train import load
 
 log = logging.getLogger(__name__)
 
-Answer = tuple[NDArray[np.uint8], NDArray[np.float16]]
 Precision = Literal["auto", "bf16", "fp32"]
 
 
@@ -85,10 +85,11 @@ def least_seconds(trained: Trained, image: Tensor, passes: int = 2) -> float:
 def predict_patches(
     model: Path, patches: PatchSet, which: NDArray[np.int64], *, batch_size: int = 128
 ) -> Answer:
-    """The most likely class and its probability, for patches (patch) or their pixels (patch, y, x).
+    """What the network says of patches; of several labels, of each class by itself.
 
     Raises:
-        RunError: the model knows other bands or classes than the patch set.
+        RunError: the model knows other bands or classes than the patch set, or another kind of
+            labels.
     """
     trained = opened(model)
     facts = trained.facts
@@ -102,20 +103,33 @@ def predict_patches(
                 where=model,
                 mend="train on this patch set",
             )
+    labels = patches.facts["labels"]
+    if (learnt := facts.get("data", {}).get("labels", labels)) != labels:
+        raise RunError(
+            f"has learnt labels by {learnt}, the patch set has them by {labels}",
+            where=model,
+            mend="train on this patch set",
+        )
+    say = _several if labels == "several" else _likeliest
     batches = Batches(
         patches, which, batch_size=batch_size, device=trained.device.type, **facts["statistics"]
     )
     start = time.perf_counter()
-    answers = [_likeliest(trained(image)) for image, _ in batches]
+    answers = [say(trained(image)) for image, _ in batches]
     seconds = time.perf_counter() - start
     log.info(
         "%d patches in %.2f s (%s): %.0f patches/s",
         len(which), seconds, trained.precision, len(which) / seconds,
     )  # fmt: skip
-    return np.concatenate([a for a, _ in answers]), np.concatenate([c for _, c in answers])
+    return joined(answers)
 
 
 def _likeliest(answer: Tensor) -> Answer:
     """The class and its probability from an answer (batch, class[, y, x])."""
     share, index = answer.float().softmax(dim=1).max(dim=1)
-    return index.to(torch.uint8).cpu().numpy(), share.to(torch.float16).cpu().numpy()
+    return Answer(index.to(torch.uint8).cpu().numpy(), share.to(torch.float16).cpu().numpy())
+
+
+def _several(answer: Tensor) -> Answer:
+    """Whether each class is there, and its probability, from an answer (batch, class)."""
+    return decided(answer.float().sigmoid().cpu().numpy())
