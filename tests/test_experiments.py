@@ -24,13 +24,17 @@ PRUNED = {
     "sen1floods11_sample": (
         "patches.fraction=0.5 trainer.epochs=1 trainer.precision=bf16 model.width=4"
     ),
+    "bigearthnet_sample": "trainer.epochs=1 trainer.precision=bf16 model.width=4",
     "eurosat_small": (
         "split=stratified patches.fraction=0.02 "
         "trainer.epochs=1 trainer.precision=bf16 model.width=8"
     ),
 }
 # Whose data are not drawn, and have to be at hand.
-REAL = ("eurosat", "eurosat_small", "statlog", "rachel_carson", "sen1floods11_sample")
+REAL = (
+    "bigearthnet_sample", "eurosat", "eurosat_small", "statlog", "rachel_carson",
+    "sen1floods11_sample",
+)  # fmt: skip
 
 
 def test_every_experiment_has_its_pruned_form() -> None:

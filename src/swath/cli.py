@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from swath.data.patchset import PatchSet
+    from swath.learn.answers import Answer
 
 app = typer.Typer(
     help="From a satellite's swath to a trained model, a thematic map and a report.",
@@ -434,7 +435,7 @@ def baseline(patches: Patches, split: SplitFolder, fold: Fold, out: RunFolder) -
     started = time.perf_counter()
     members = [np.flatnonzero(parts == part) for part in ("train", "test")]
     name, answer = predict_baseline(opened, *members, seed=0)
-    _write_predictions(out / "predictions.npz", members[1], *answer)
+    _write_predictions(out / "predictions.npz", members[1], answer)
     write_json(out / "baseline.json", {"name": name, "seconds": time.perf_counter() - started})
 
 
@@ -449,7 +450,8 @@ def infer(
     """Predict the test part of a split.
 
     Reads: best.ckpt, the patch set, the split.
-    Writes: predictions.npz (patch, predicted, confidence).
+    Writes: predictions.npz (patch, predicted, confidence); of several labels a patch, predicted is
+    0 or 1 and confidence the probability that it is there, each by class.
     """
     import numpy as np
 
@@ -458,7 +460,7 @@ def infer(
     opened, _ = _open(patches)
     parts = _parts(split, fold)
     which = np.flatnonzero(parts == "test")
-    _write_predictions(out, which, *predict_patches(model, opened, which))
+    _write_predictions(out, which, predict_patches(model, opened, which))
 
 
 @app.command(name="map")
@@ -615,27 +617,35 @@ def evaluate(
     """
     import numpy as np
 
+    from swath.data.card import UNLABELLED
     from swath.files import whole, write_json
     from swath.plan import read_sections
-    from swath.study.scores import by_group, confusions, reliability, score
+    from swath.study import scores, several
 
     settings = read_sections("evaluate", config)["scores"]
     opened, _ = _open(patches)
     with np.load(predictions) as saved:
         which, predicted, confidence = (saved[k] for k in ("patch", "predicted", "confidence"))
     truth = opened.label.gather(which)
-    by_patch = confusions(truth, predicted, len(opened.classes))
-    sums = reliability(truth, predicted, confidence)
     places = opened.places.iloc[which].reset_index(drop=True)
-    figures = score(by_patch, sums, places, opened.classes, **settings)
     scenes = places["scene"].map(dict(enumerate(opened.facts["scenes"])))
+    if opened.facts["labels"] == "several":
+        decisions = several.Decisions(truth, predicted, confidence)
+        figures = several.score(decisions, places, opened.classes, **settings)
+        by_scene = several.by_group(decisions, scenes)
+        headline = "macro_ap"
+    else:
+        by_patch = scores.confusions(truth, predicted, len(opened.classes))
+        sums = scores.reliability(truth, predicted, confidence)
+        figures = scores.score(by_patch, sums, places, opened.classes, **settings)
+        by_scene = scores.by_group(by_patch, sums, scenes)
+        headline = "overall_accuracy"
     with whole(out / "scores_by_scene.parquet") as part:
-        by_group(by_patch, sums, scenes).to_parquet(part, index=False)
+        by_scene.to_parquet(part, index=False)
     run = {"split": split, "fold": fold, "seed": seed, "part": "test", "patches": len(which)}
-    pixels = int(by_patch.sum()) if predicted.ndim > 1 else None
+    pixels = int((truth != UNLABELLED).sum()) if opened.facts["labels"] == "pixel" else None
     write_json(out / "scores.json", run | {"pixels": pixels} | figures)
-    accuracy = figures["overall_accuracy"]
-    log.info("test/overall_accuracy %.4f on split %s", accuracy["value"], split)
+    log.info("test/%s %.4f on split %s", headline, figures[headline]["value"], split)
 
 
 @app.command()
@@ -675,7 +685,8 @@ def trials(
 
     Reads: sweep.yaml and the sections of a run, proposal.json, results of the rung below; when its
     job ends (--minutes, SLURM_JOB_END_TIME).
-    Writes: one row a trial: number, rung, epochs, score, seconds, run_id, reason of a failure.
+    Writes: one row a trial: number, rung, epochs, score (the best epoch's task.monitor), seconds,
+    run_id, reason of a failure.
     Stops as `train` does; started again it goes on in the trial at which it was.
     """
     from swath.files import read_json, write_json
@@ -692,6 +703,8 @@ def trials(
     epochs = budgets(sweep["epochs"], sweep["eta"], sweep["rungs"])
     earlier = [row for path in below or [] for row in read_json(path)]
     numbers = promoted(earlier, wide) if rung else list(range(len(proposed)))
+    # Also where a trial is told to monitor something else: what is compared is one measure.
+    objective = f"val/{sections['task']['monitor']}"
     rows = []
     for slot in shards(wide, sweep["trials_per_job"])[shard]:
         number = numbers[slot]
@@ -699,7 +712,7 @@ def trials(
         identity = _run_id(given, version, split, code, 0, sweep["seed"])
         row: dict[str, Any] = {
             "number": number, "rung": rung, "epochs": epochs[rung], "score": None,
-            "seconds": None, "run_id": identity, "reason": None,
+            "seconds": None, "run_id": identity, "reason": None, "objective": objective,
         }  # fmt: skip
         try:
             outcome = train_run(
@@ -718,9 +731,10 @@ def trials(
         except (SwathError, RuntimeError) as failed:  # a failure is a result, too
             row["reason"] = str(failed).splitlines()[0]
         else:
-            row["score"] = float(outcome.history["val/accuracy"].max())
+            row["score"] = float(outcome.history[objective].max())
             row["seconds"] = outcome.facts["seconds"]
-        log.info("trial %d, rung %d: val/accuracy %s", number, rung, row["score"] or row["reason"])
+        told = row["reason"] or row["score"]
+        log.info("trial %d, rung %d: %s %s", number, rung, objective, told)
         rows.append(row)
     write_json(out, rows)
 
@@ -920,18 +934,13 @@ def _run_id(
     return hash_of(learnt, version, digest(split / "split.parquet"), code, fold, seed)
 
 
-def _write_predictions(
-    path: Path,
-    which: NDArray[np.int64],
-    predicted: NDArray[np.uint8],
-    confidence: NDArray[np.float16],
-) -> None:
+def _write_predictions(path: Path, which: NDArray[np.int64], answer: Answer) -> None:
     import numpy as np
 
     from swath.files import whole
 
     with whole(path) as part:
-        np.savez_compressed(part, patch=which, predicted=predicted, confidence=confidence)
+        np.savez_compressed(part, patch=which, **answer._asdict())
 
 
 def main() -> None:

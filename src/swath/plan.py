@@ -49,7 +49,9 @@ STAGES = {
         ("model", "task", "optim", "trainer"), ("swath.learn.train", "swath.learn.calibrate")
     ),
     "baseline": Stage((), ("swath.learn.baseline",)),
-    "evaluate": Stage(("scores",), ("swath.study.scores", "swath.data.patchset")),
+    "evaluate": Stage(
+        ("scores",), ("swath.study.scores", "swath.study.several", "swath.data.patchset")
+    ),
     "infer": Stage((), ("swath.learn.predict",)),
     "map": Stage(("data", "patches", "maps"), ("swath.learn.mapping",)),
     "mosaic": Stage((), ("swath.data.mosaic",)),

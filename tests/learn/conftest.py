@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,18 @@ def patch_set() -> Callable[..., PatchSet]:
         return PatchSet(mapped(image), mapped(label), places, contents, facts)
 
     return make
+
+
+@pytest.fixture
+def several() -> Callable[[PatchSet], PatchSet]:
+    """Gives a patch set whose one label of each patch is one of several."""
+
+    def turned(patches: PatchSet) -> PatchSet:
+        label = patches.contents.astype(np.uint8)
+        facts = patches.facts | {"labels": "several"}
+        return replace(patches, label=Mapped((label,), label.shape), facts=facts)
+
+    return turned
 
 
 @pytest.fixture

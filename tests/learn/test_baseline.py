@@ -42,6 +42,28 @@ def test_a_seed_gives_the_same_answer(patch_set, labels) -> None:
         np.testing.assert_array_equal(one, other)
 
 
+def test_several_labels_a_patch_are_each_found(patch_set, several) -> None:
+    patches = several(patch_set(36))
+    _, (predicted, probability) = predict_baseline(patches, TRAIN, TEST, seed=0)
+    truth = patches.label.gather(TEST)
+    assert predicted.shape == probability.shape == (12, 3)
+    assert (predicted == truth).mean() > 0.95
+    np.testing.assert_array_equal(predicted, probability > 0.5)
+    assert probability[truth == 1].min() > probability[truth == 0].max()
+
+
+def test_a_class_that_every_patch_has_or_none_is_said_so(patch_set, several) -> None:
+    patches = several(patch_set(36))
+    for chunk in patches.label.chunks:
+        chunk[:, 0], chunk[:, 1] = 1, 0
+        chunk[3] = UNLABELLED  # a patch of which nobody knows the classes teaches nothing
+    _, (_, probability) = predict_baseline(patches, TRAIN, TEST, seed=0)
+    assert (probability[:, 0] == 1).all() and (probability[:, 1] == 0).all()
+    only = replace(patches, label=Mapped((patches.contents[:, 2:].astype(np.uint8),), (36, 1)))
+    _, (_, alone) = predict_baseline(only, TRAIN, TEST, seed=0)
+    assert alone.shape == (12, 1) and 0 < alone.mean() < 1
+
+
 def test_unlabelled_pixels_are_not_learnt(patch_set) -> None:
     patches = patch_set(36, labels="pixel")
     for chunk in patches.label.chunks:

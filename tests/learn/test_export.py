@@ -55,6 +55,19 @@ def test_an_exported_network_answers_to_stored_pixels_as_before(
         assert np.abs(found - expected).max() < 1e-4
 
 
+@pytest.mark.parametrize("labels", ["several", "patch"])
+def test_several_labels_are_each_as_probable_as_they_are(save_model, labels) -> None:
+    network, facts = load(save_model("cnn", width=4, data={"labels": labels}))
+    image = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    normalise = Normalise(facts["statistics"]["mean"], facts["statistics"]["std"], None)
+    pixels = image / torch.from_numpy(normalise.scale) + torch.from_numpy(normalise.mean)
+    with torch.inference_mode():
+        answer = network(image)
+        found = export._FromStored(network, facts)(pixels)
+    expected = answer.sigmoid() if labels == "several" else answer.softmax(1)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
 def test_an_exported_network_knows_its_bands_and_classes(save_model, tmp_path) -> None:
     for package in export.NEEDED:
         pytest.importorskip(package)

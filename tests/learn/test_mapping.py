@@ -379,6 +379,13 @@ def test_steps_larger_than_a_patch_are_refused(scene, save_model, tmp_path) -> N
 # ---- what does not fit ------------------------------------------------------------------------
 
 
+def test_a_model_of_several_labels_a_patch_is_refused(scene, save_model, tmp_path) -> None:
+    model = save_model("cnn", width=4, data={"size_px": 16, "labels": "several"})
+    with pytest.raises(RunError, match="scene_a: a map has one class a pixel") as error:
+        mapped(model, scene, tmp_path)
+    assert "\n" not in str(error.value) and not list(tmp_path.glob("*.tif"))
+
+
 def test_a_scene_that_lacks_a_band_is_refused(scene, save_model, tmp_path) -> None:
     with pytest.raises(RunError) as error:
         mapped(save_model(), replace(scene, bands=scene.bands[:3]), tmp_path)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from sklearn import metrics
 from torch import nn
 
 import swath.learn.train as training
 from swath import registry, settings
-from swath.data.mapped import Mapped
 from swath.errors import ConfigError, RunError
 from swath.learn.batches import Batches
 from swath.learn.optim import Averaged, has_stalled, prepare, schedule
+from swath.learn.predict import predict_patches
 from swath.learn.train import build, load, train
 
 OPTIMIZERS = list(registry.entries("optim"))
@@ -415,23 +416,27 @@ def test_a_kill_before_the_progress_is_written_trains_no_further_epoch(
 # ---- tasks in a run ---------------------------------------------------------------------------
 
 
-def test_several_labels_a_patch_are_learnt(patch_set, statistics, sections, tmp_path) -> None:
+def test_several_labels_a_patch_are_learnt_and_predicted(
+    patch_set, several, statistics, sections, tmp_path, caplog
+) -> None:
     patches = several(patch_set(32))
     given = sections(
         "cnn", "multilabel", **CNN, trainer__epochs=8, trainer__augment={"mixup": 0.2},
         task__loss="asymmetric",
     )  # fmt: skip
-    found = train(patches, parts_of(32), statistics, tmp_path, **given, seed=0)
+    with caplog.at_level(logging.INFO, "swath"):
+        found = train(patches, parts_of(32), statistics, tmp_path, **given, seed=0)
+    assert f"val/map {found.history['val/map'].iloc[-1]:.4f}" in caplog.text
     assert {"val/accuracy", "val/f1_micro", "val/macro_f1", "val/map"} <= set(found.history)
     assert found.history["val/map"].max() > 0.95
     assert found.best_epoch == found.history["val/map"].idxmax()
-
-
-def several(patches: Any) -> Any:
-    """The patch set with its one label of each patch as one of several."""
-    label = patches.contents.astype(np.uint8)
-    mapped = Mapped((label,), label.shape)
-    return replace(patches, label=mapped, facts=patches.facts | {"labels": "several"})
+    val = np.flatnonzero(parts_of(32) == "val")
+    predicted, probability = predict_patches(found.model, patches, val)
+    truth = patches.label.gather(val)
+    best = found.history.loc[found.best_epoch]
+    assert (predicted == truth).mean() == pytest.approx(best["val/accuracy"])
+    map_ = metrics.average_precision_score(truth, probability, average="macro")
+    assert map_ == pytest.approx(best["val/map"], abs=1e-6)
 
 
 def test_the_epoch_that_is_kept_is_the_best_by_what_is_monitored(

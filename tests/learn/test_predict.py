@@ -8,10 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from swath.errors import RunError
 from swath.learn.batches import Batches
 from swath.learn.predict import opened, predict_patches
+from swath.learn.train import load
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -49,6 +51,28 @@ def test_labels_of_patches_give_one_answer_each(patch_set, save_model) -> None:
     assert predicted.shape == confidence.shape == (6,)
 
 
+def test_of_several_labels_each_class_is_decided_by_itself(
+    patch_set, several, statistics, save_model
+) -> None:
+    patches, model = several(patch_set(6)), save_model("cnn", width=4)
+    predicted, probability = predict_patches(model, patches, np.arange(6))
+    image, _ = next(iter(Batches(patches, np.arange(6), batch_size=6, **statistics)))
+    with torch.inference_mode():
+        expected = load(model)[0](image).sigmoid().numpy()
+    np.testing.assert_allclose(probability, expected, atol=1e-5)
+    assert predicted.shape == (6, 3) and predicted.dtype == np.uint8
+    assert probability.dtype == np.float32  # half of it would make many equally probable
+    np.testing.assert_array_equal(predicted, expected > 0.5)
+
+
+def test_a_model_of_another_kind_of_labels_is_refused(patch_set, several, save_model) -> None:
+    model = save_model("cnn", width=4, data={"labels": "patch"})
+    with pytest.raises(
+        RunError, match=r"learnt labels by patch, the patch set has them by several"
+    ):
+        predict_patches(model, several(patch_set(6)), np.arange(6))
+
+
 @pytest.mark.parametrize("what", ["bands", "classes"])
 def test_a_model_of_other_bands_or_classes_is_refused(patch_set, save_model, what) -> None:
     patches = patch_set(6, labels="pixel")
@@ -76,8 +100,6 @@ def test_the_precision_is_that_of_the_training_unless_it_is_given(save_model) ->
 
 
 def test_an_answer_in_bf16_is_close_and_is_not_that_of_float32(save_model) -> None:
-    import torch
-
     image = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     low, full = (opened(save_model("unet", width=4, depth=1), p)(image) for p in ("bf16", "fp32"))
     assert low.dtype == torch.bfloat16

@@ -1,4 +1,4 @@
-"""A small experiment folder, written file by file as the stages would, for both tasks."""
+"""A small experiment folder, written file by file as the stages would, for each task."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ from swath.data.shards import index_shards
 from swath.data.statistics import add_up, measure, summary
 from swath.report.page import write_report
 from swath.study.scores import by_group, confusions, reliability
+from swath.study.several import Decisions, score
+from swath.study.several import by_group as several_by_group
 
 CLASSES = ("Water", "Forest", "Pasture", "Residential")
 COLOURS = ("#4477aa", "#228833", "#ccbb44", "#ee6677")
@@ -291,37 +293,57 @@ def _split(folder: Path, shape: Shape, patches: PatchSet, name: str, seed: int) 
     return pd.Series(part)
 
 
+def _judged(
+    of: Path, shape: Shape, patches: PatchSet, test: np.ndarray, wrong: float,
+    rng: np.random.Generator, **facts: Any,
+) -> None:  # fmt: skip
+    """Write what somebody predicted of the test part, of which the share `wrong` is wrong, and what
+    that is worth."""
+    truth, several = patches.label.gather(test), patches.facts["labels"] == "several"
+    places = patches.places.iloc[test].reset_index(drop=True)
+    scenes = places["scene"].map(dict(enumerate(patches.facts["scenes"])))
+    of.mkdir(parents=True)
+    if several:
+        probability = np.abs(truth - (0.5 + wrong) * rng.random(truth.shape)).astype(np.float32)
+        decisions = Decisions(truth, (probability > 0.5).astype(np.uint8), probability)
+        predicted, confidence = decisions.predicted, decisions.probability
+        found = score(decisions, places, list(shape.classes), block_m=1e5, draws=50)
+        scores = {**facts, "part": "test", "patches": len(test), "pixels": None, **found}
+        by_scene = several_by_group(decisions, scenes)
+    else:
+        predicted = _noisy(truth, wrong, len(shape.classes), rng)
+        confidence = rng.uniform(0.4, 1, predicted.shape).astype(np.float16)
+        scores = _scores(truth, predicted, confidence, shape, **facts)
+        by_patch = confusions(truth, predicted, len(shape.classes))
+        by_scene = by_group(by_patch, reliability(truth, predicted, confidence), scenes)
+    np.savez(of / "predictions.npz", patch=test, predicted=predicted, confidence=confidence)
+    write_file(of / "scores.json", scores)
+    by_scene.to_parquet(of / "scores_by_scene.parquet")
+
+
 def _run(
     folder: Path, shape: Shape, patches: PatchSet, split: str, part: pd.Series, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
     test = np.flatnonzero(part == "test")
-    truth, classes = patches.label.gather(test), len(shape.classes)
-    predicted = _noisy(truth, 0.08 if split == "random" else 0.2, classes, rng)
     run = folder / "runs" / f"{split}-fold0-seed{seed}"
     facts = {"split": split, "fold": 0, "seed": seed}
+    _judged(run, shape, patches, test, 0.08 if split == "random" else 0.2, rng, **facts)
     epoch = np.arange(shape.epochs)
     decay = np.exp(-epoch / shape.epochs * 3)
-    run.mkdir(parents=True)
+    monitor = "map" if patches.facts["labels"] == "several" else "accuracy"
+    write_file(folder / "config" / "task.yaml", f"monitor: {monitor}\n")
     pd.DataFrame(
         {
             "epoch": epoch,
             "train/loss": 1.4 * decay + 0.1 + rng.normal(0, 0.02, shape.epochs),
             "val/loss": 1.2 * decay + 0.35 + rng.normal(0, 0.05, shape.epochs),
-            "val/accuracy": 0.84 - 0.5 * decay + rng.normal(0, 0.01, shape.epochs),
+            f"val/{monitor}": 0.84 - 0.5 * decay + rng.normal(0, 0.01, shape.epochs),
             "lr": 0.001 * (1 + np.cos(np.pi * epoch / shape.epochs)) / 2,
             "seconds": 2.5,
             "images_per_s": 1500.0,
         }
     ).to_parquet(run / "metrics.parquet")
-    confidence = rng.uniform(0.4, 1, predicted.shape).astype(np.float16)
-    np.savez(run / "predictions.npz", patch=test, predicted=predicted, confidence=confidence)
-    write_file(run / "scores.json", _scores(truth, predicted, confidence, shape, **facts))
-    scenes = patches.places["scene"].iloc[test].map(dict(enumerate(patches.facts["scenes"])))
-    by_patch = confusions(truth, predicted, classes)
-    by_group(by_patch, reliability(truth, predicted, confidence), scenes).to_parquet(
-        run / "scores_by_scene.parquet"
-    )
     more = {
         "run_id": "5e1f0c3a9d",
         "model": "resnet8",
@@ -346,12 +368,10 @@ def _run(
     write_file(run / "run.json", {**facts, **more})
     (run / "best.ckpt").write_bytes(b"")
     _maps(folder, shape, run.name, patches, rng)
-    guess = _noisy(truth, 0.3, classes, rng)
     baseline = folder / "baselines" / f"{split}-fold0"
-    write_file(
-        baseline / "baseline.json", {"name": "random forest on band statistics", "seconds": 3.2}
-    )
-    write_file(baseline / "scores.json", _scores(truth, guess, confidence, shape, **facts))
+    _judged(baseline, shape, patches, test, 0.3, rng, **facts)
+    name = "random forest on band statistics"
+    write_file(baseline / "baseline.json", {"name": name, "seconds": 3.2})
 
 
 def _maps(
@@ -424,8 +444,7 @@ def write_experiment(
     patches = _patches(folder, shape, labels, seed)
     for number, name in enumerate(splits):
         part = _split(folder, shape, patches, name, seed)
-        if labels != "several":
-            _run(folder, shape, patches, name, part, seed + number)
+        _run(folder, shape, patches, name, part, seed + number)
     if study:
         _study(folder, seed)
     write_file(folder / "config" / "optim.yaml", "name: adamw\nlr: 0.001\nweight_decay: 0.05\n")
@@ -478,13 +497,13 @@ def lean(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An experiment of patches with several labels each, on which nothing was trained."""
+    """An experiment of single patches, each with several labels."""
     folder = tmp_path_factory.mktemp("several") / "fields-several"
     return write_experiment(folder, labels="several", study=False)
 
 
-@pytest.fixture(params=["segmentation", "classification"])
+@pytest.fixture(params=["segmentation", "classification", "several"])
 def experiment(request: pytest.FixtureRequest) -> Path:
-    """Both experiments, one after the other."""
+    """The experiments, one after the other."""
     folder: Path = request.getfixturevalue(request.param)
     return folder

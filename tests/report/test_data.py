@@ -15,7 +15,6 @@ import pytest
 
 from swath.data.mapped import Mapped
 from swath.data.patchset import Several
-from swath.errors import DataError
 from swath.report import figures, page, tables
 from swath.study.results import Experiment, Split, read_experiment
 
@@ -311,31 +310,3 @@ def test_of_several_folds_the_shown_one_is_named(results: Experiment) -> None:
     ]  # fmt: skip
     assert tables._parts_table(split, folded).caption.endswith("split blocks, fold 0")
     assert tables._bands_table(folded, split)[0].caption.endswith("split blocks, fold 0")
-
-
-# ---- several labels a patch -----------------------------------------------------------------
-
-
-def test_data_of_several_labels_are_shown_before_anything_is_trained(
-    several: Path, written: Callable[[Path], Path]
-) -> None:
-    source = written(several).read_text(encoding="utf-8")
-    assert re.findall(r'<section id="(\w+)">', source) == ["data", "map", "making"]
-    assert "several labels a patch, 4 classes" in source and "Test scores" not in source
-    assert (written(several).parent / "curves.csv").read_text() == "epoch,split,fold,seed\n"
-
-
-def test_patches_of_one_label_must_have_been_trained_on(several: Path, tmp_path: Path) -> None:
-    (tmp_path / "patches").symlink_to(several / "patches")
-    (tmp_path / "splits").symlink_to(several / "splits")
-    assert len(read_experiment(tmp_path).splits) == 2
-    index = (several / "patches" / "manifest.json").read_text()
-    (tmp_path / "patches").unlink()
-    (tmp_path / "patches").mkdir()
-    for name in ("shard0", "places.parquet", "contents.npy"):
-        (tmp_path / "patches" / name).symlink_to(several / "patches" / name)
-    one = index.replace('"labels": "several"', '"labels": "patch"')
-    assert one != index
-    (tmp_path / "patches" / "manifest.json").write_text(one)
-    with pytest.raises(DataError, match="holds no run"):
-        read_experiment(tmp_path)

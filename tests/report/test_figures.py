@@ -1,4 +1,4 @@
-"""Every registered figure is drawn for both tasks, whatever it is called."""
+"""Every registered figure is drawn for each task, whatever it is called."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def test_figure_has_a_title_a_caption_and_a_section(name: str) -> None:
 
 
 def test_every_figure_is_drawn_for_one_task_at_least(
-    segmentation: Path, classification: Path
+    segmentation: Path, classification: Path, several: Path
 ) -> None:
     drawn = {
         figure.name
-        for folder in (segmentation, classification)
+        for folder in (segmentation, classification, several)
         for each in page.drawn_figures(read_experiment(folder)).values()
         for figure in each
     }
@@ -51,6 +51,36 @@ def test_figures_are_numbered_in_the_order_of_the_page(segmentation: Path) -> No
     numbers = [figure.number for each in drawn.values() for figure in each]
     assert list(drawn) == [name for name in page.SECTIONS if name in drawn]
     assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_a_curve_of_precision_and_recall_worked_out_by_hand() -> None:
+    there = np.array([False, True, True, False, True])
+    precision, recall = figures.curve(there, np.array([0.1, 0.9, 0.5, 0.5, 0.3]))
+    # One of one, then with the two that are equally probable two of three, three of four, of five.
+    assert precision == pytest.approx([1, 1, 2 / 3, 3 / 4, 3 / 5])
+    assert recall == pytest.approx([0, 1 / 3, 2 / 3, 1, 1])
+    # The area below its steps is the average precision.
+    assert (np.diff(recall) * precision[1:]).sum() == pytest.approx(1 / 3 + 2 / 9 + 1 / 4)
+
+
+def test_labels_of_a_patch_are_marked_as_found_missed_and_wrong(several: Path) -> None:
+    results = read_experiment(several)
+    split = results.splits[0]
+    stored = split.runs[0].predictions()
+    truth = results.patches.label.gather(stored["patch"])
+    right = (truth == stored["predicted"]).sum(axis=1)
+    worst = int(np.argsort(right, kind="stable")[0])
+    first = figures.examples_several(results, split)[0]
+    told = {text.get_text() for text in first.texts}
+    marks = {(1, 1): "✓", (1, 0): "–", (0, 1): "+"}
+    assert told == {
+        f"{marks[true, said]} {name} {sure:.0%}"
+        for name, true, said, sure in zip(
+            results.classes, truth[worst], stored["predicted"][worst],
+            stored["confidence"][worst], strict=True,
+        )
+        if true or said
+    }  # fmt: skip
 
 
 def test_errors_are_strong_only_where_tested() -> None:

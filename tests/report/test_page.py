@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from swath.errors import SwathError
@@ -40,9 +41,10 @@ def test_scores_stand_with_interval_and_baseline(experiment: Path, read: Read) -
     text = text_of(read(experiment))
     for split in read_experiment(experiment).splits:
         assert split.scores and split.baseline
-        accuracy = split.scores.measures["overall_accuracy"]
-        baseline = split.baseline.measures["overall_accuracy"]
-        assert f"{100 * accuracy.value:.1f} % overall accuracy" in text
+        name = "macro_ap" if experiment.name == "fields-several" else "overall_accuracy"
+        words = {"macro_ap": "mean average precision", "overall_accuracy": "overall accuracy"}
+        accuracy, baseline = split.scores.measures[name], split.baseline.measures[name]
+        assert f"{100 * accuracy.value:.1f} % {words[name]}" in text
         assert f"95 % CI {100 * accuracy.low:.1f}–{100 * accuracy.high:.1f} %" in text
         assert f"Baseline {100 * baseline.value:.1f} %" in text
         assert f"{points(accuracy.value - baseline.value)} points" in text
@@ -170,6 +172,39 @@ def test_class_scores_agree_with_what_the_run_reported(segmentation: Path) -> No
     scores = read_experiment(segmentation).splits[0].runs[0].scores
     found = class_scores(scores.confusion, scores.classes)
     np.testing.assert_allclose(found, scores.per_class[found.columns])
+
+
+def test_what_several_labels_are_worth_stands_by_class_and_in_the_figures_for_dvc(
+    several: Path, written: Callable[[Path], Path]
+) -> None:
+    results = read_experiment(several)
+    text = text_of(written(several).read_text(encoding="utf-8"))
+    split = results.splits[0]
+    assert split.scores
+    (table,) = [t for t in page_tables(results, "")["classes"] if t.caption.endswith(split.name)]
+    assert table.head[2:] == ("Average precision", "Precision", "Recall", "F1", "IoU")
+    for row, name in zip(table.rows, results.classes, strict=True):
+        mine = split.scores.per_class.loc[name]
+        assert row[:2] == (name, f"{mine['support']:.0f}")
+        assert row[2] == f"{100 * mine['average_precision']:.1f}"
+    assert "Task several labels a patch, 4 classes" in text
+    told = json.loads((written(several).parent / "metrics.json").read_text())["blocks"]
+    assert told["model"]["macro_ap"] == split.scores.measures["macro_ap"].value
+    assert told["model"]["micro_f1"] > told["baseline"]["micro_f1"]
+
+
+def test_runs_on_several_labels_are_pooled(several: Path) -> None:
+    one, other = (split.runs[0].scores for split in read_experiment(several).splits)
+    both = pooled([one, other])
+    counts = one.confusion + other.confusion
+    found = both.per_class.loc["Forest"]
+    assert found["support"] == counts[1, 1].sum()
+    assert found["recall"] == counts[1, 1, 1] / counts[1, 1].sum()
+    precisions = [each.per_class.loc["Forest", "average_precision"] for each in (one, other)]
+    assert found["average_precision"] == pytest.approx(sum(precisions) / 2)
+    pd.testing.assert_frame_equal(class_scores(one.confusion, one.classes), one.per_class[
+        ["support", "precision", "recall", "f1", "iou"]
+    ])  # fmt: skip
 
 
 def test_of_the_scenes_the_worst_stands_first(segmentation: Path) -> None:

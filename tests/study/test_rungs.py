@@ -18,7 +18,7 @@ depths = st.integers(1, 6)
 def row(number: int, score: float | None, rung: int = 0, reason: str | None = None) -> dict:
     return {
         "number": number, "rung": rung, "epochs": 2 ** (rung + 1), "score": score,
-        "seconds": 1.0, "run_id": f"r{number}", "reason": reason,
+        "seconds": 1.0, "run_id": f"r{number}", "reason": reason, "objective": "val/map",
     }  # fmt: skip
 
 
@@ -54,8 +54,8 @@ def test_the_best_go_on_and_ties_go_to_the_older() -> None:
 
 
 def test_a_failed_trial_is_last_even_behind_a_score_of_nothing() -> None:
-    rows = [row(0, None, reason="diverged"), row(1, 0.0), row(2, 0.3)]
-    assert [r["number"] for r in ranked(rows)] == [2, 1, 0]
+    rows = [row(0, None, reason="diverged"), row(1, 0.0), row(2, 0.3), row(3, -7.0)]
+    assert [r["number"] for r in ranked(rows)] == [2, 1, 3, 0]
 
 
 @given(st.lists(st.one_of(st.none(), st.floats(0, 1)), min_size=1, max_size=30))
@@ -76,7 +76,7 @@ def test_a_study_is_collected_with_its_states() -> None:
     assert study["trials"][2]["reason"] == "loss is nan"
     assert [r["score"] for r in study["trials"][1]["rungs"]] == [0.6, 0.7]
     assert study["trials"][1]["params"] == proposal["trials"][1]
-    assert (study["objective"], study["direction"]) == ("val/accuracy", "maximize")
+    assert (study["objective"], study["direction"]) == ("val/map", "maximize")
 
 
 def test_a_trial_that_fails_on_a_higher_rung_is_failed() -> None:

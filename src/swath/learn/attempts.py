@@ -432,7 +432,7 @@ class Attempt(Callback):
             "images_per_s": len(self.batches.which) / seconds,
         }
         history = self.progress.history
-        best = max((old[self.monitor] for old in history), default=-1.0)
+        best = max((old[self.monitor] for old in history), default=-math.inf)
         history.append(row)
         if row[self.monitor] > best:
             with whole(self.state / "best.ckpt") as part:
@@ -443,9 +443,9 @@ class Attempt(Callback):
         """Log the epoch and save the run."""
         row = self.progress.history[-1]
         log.info(
-            "epoch %d of %d: train/loss %.4f, val/loss %.4f, val/accuracy %.4f, %.0f patches/s",
+            "epoch %d of %d: train/loss %.4f, val/loss %.4f, %s %.4f, %.0f patches/s",
             row["epoch"] + 1, trainer.max_epochs, row["train/loss"], row["val/loss"],
-            row["val/accuracy"], row["images_per_s"],
+            self.monitor, row[self.monitor], row["images_per_s"],
         )  # fmt: skip
         self._save(trainer, pl_module, trainer.current_epoch + 1, 0)
         self.progress.save()

@@ -12,6 +12,7 @@ from sklearn.ensemble import RandomForestClassifier
 
 from swath.data.card import UNLABELLED
 from swath.data.patchset import PatchSet
+from swath.learn.answers import Answer, decided, joined
 
 TREES = 200
 TREES_BY_PIXEL = 50
@@ -20,26 +21,26 @@ SAMPLES = 40_000
 BATCH_VALUES = 1 << 22
 """Values (patch, band, y, x) that are looked at together: 16 MB as float32."""
 
-Answer = tuple[NDArray[np.uint8], NDArray[np.float16]]
 Floats = NDArray[np.float32]
 
 
 def predict_baseline(
     patches: PatchSet, train: NDArray[np.int64], which: NDArray[np.int64], *, seed: int
 ) -> tuple[str, Answer]:
-    """A name of the baseline, and its most likely class and probability for the patches `which`.
+    """A name of the baseline, and what it says of the patches `which`.
 
-    For labels of patches, a forest on statistics of each band's values and gradients; for labels
-    of pixels, a forest on the pixel's own bands. Values that are no data are missing, which the
-    forest knows to handle.
+    For labels of patches, one or several, a forest on statistics of each band's values and
+    gradients; for labels of pixels, a forest on the pixel's own bands. Values that are no data are
+    missing, which the forest knows to handle.
 
     Source:
         Breiman: Random Forests, Machine Learning 45, 2001 (doi:10.1023/A:1010933404324), as in
         scikit-learn.
     """
-    if patches.facts["labels"] == "patch":
-        return "random forest on band statistics", _by_patch(patches, train, which, seed)
-    return "random forest on the pixel's bands", _by_pixel(patches, train, which, seed)
+    if patches.facts["labels"] == "pixel":
+        return "random forest on the pixel's bands", _by_pixel(patches, train, which, seed)
+    by_patch = _several if patches.facts["labels"] == "several" else _by_patch
+    return "random forest on band statistics", by_patch(patches, train, which, seed)
 
 
 def _images(
@@ -64,10 +65,29 @@ def _by_patch(
     forest = RandomForestClassifier(TREES, random_state=seed, n_jobs=-1)
     forest.fit(_statistics(patches, train), patches.label.gather(train))
     shares = forest.predict_proba(_statistics(patches, which))
-    return (
+    return Answer(
         forest.classes_[shares.argmax(axis=1)].astype(np.uint8),
         shares.max(axis=1).astype(np.float16),
     )
+
+
+def _several(
+    patches: PatchSet, train: NDArray[np.int64], which: NDArray[np.int64], seed: int
+) -> Answer:
+    """One forest for all classes; it learns from the patches whose classes are all known."""
+    label = patches.label.gather(train)
+    known = (label != UNLABELLED).all(axis=1)
+    forest = RandomForestClassifier(TREES, random_state=seed, n_jobs=-1)
+    # A single column would be taken for one label a patch: one that is never there stands beside.
+    beside = np.zeros((known.sum(), 1), label.dtype)
+    forest.fit(_statistics(patches, train[known]), np.hstack([label[known], beside]))
+    shares = forest.predict_proba(_statistics(patches, which))[:-1]
+    # A class that is always there, or never, has one share instead of two.
+    probability = [
+        share[:, seen == 1].sum(axis=1)
+        for share, seen in zip(shares, forest.classes_[:-1], strict=True)
+    ]
+    return decided(np.stack(probability, axis=1).astype(np.float32))
 
 
 def _statistics(patches: PatchSet, which: NDArray[np.int64]) -> Floats:
@@ -114,11 +134,12 @@ def _by_pixel(
     values, truth = np.concatenate(samples), np.concatenate(labels)
     chosen = generator.permutation(len(truth))[:SAMPLES]
     forest.fit(values[chosen], truth[chosen])
-    predicted, confidence = [], []
+    answers = []
     for _, image in _images(patches, which):
         shape = (len(image), *image.shape[2:])
         pixels = np.moveaxis(image, 1, -1).reshape(-1, image.shape[1])
         shares = forest.predict_proba(pixels)
-        predicted.append(forest.classes_[shares.argmax(axis=1)].reshape(shape).astype(np.uint8))
-        confidence.append(shares.max(axis=1).reshape(shape).astype(np.float16))
-    return np.concatenate(predicted), np.concatenate(confidence)
+        likeliest = forest.classes_[shares.argmax(axis=1)].astype(np.uint8)
+        sure = shares.max(axis=1).astype(np.float16)
+        answers.append(Answer(likeliest.reshape(shape), sure.reshape(shape)))
+    return joined(answers)

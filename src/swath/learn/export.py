@@ -86,6 +86,7 @@ class _FromStored(nn.Module):
         super().__init__()
         self.network, self.nodata = network, facts["nodata"]
         self.temperature = float(facts["temperature"])
+        self.several = facts.get("data", {}).get("labels") == "several"
         # As `Normalise` has them.
         normalise = Normalise(facts["statistics"]["mean"], facts["statistics"]["std"], None)
         self.register_buffer("mean", torch.from_numpy(normalise.mean))
@@ -97,8 +98,9 @@ class _FromStored(nn.Module):
         if self.nodata is not None:
             absent = absent | (pixels == self.nodata)
         image = torch.where(absent, 0.0, (pixels - self.mean) * self.scale)
-        probabilities: Tensor = (self.network(image) / self.temperature).softmax(dim=1)
-        return probabilities
+        answer: Tensor = self.network(image) / self.temperature
+        # Of several labels a patch each class is there or not by itself.
+        return answer.sigmoid() if self.several else answer.softmax(dim=1)
 
 
 def _write(

@@ -220,11 +220,18 @@ def bands_of(scene: Scene) -> list[str]:
 
 
 def check_fits(facts: dict[str, Any], scene: Scene) -> None:
-    """Refuse a scene of other bands or another GSD than the model's.
+    """Refuse a scene of other bands or another GSD than the model's, and a model without classes of
+    which a map shows one.
 
     Raises:
         RunError: both sides are named.
     """
+    if facts.get("data", {}).get("labels") == "several":
+        raise RunError(
+            "a map has one class a pixel, the model says several of each patch",
+            where=scene.name,
+            mend="map with a model of one label a patch or pixel",
+        )
     bands = bands_of(scene)
     if bands != facts["bands"]:
         raise RunError(

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from swath.data.patchset import PatchSet
 from swath.errors import RunError
+from swath.learn.answers import Answer, decided, joined
 from swath.learn.batches import Batches
 from swath.learn.train import load
 
 log = logging.getLogger(__name__)
 
-Answer = tuple[NDArray[np.uint8], NDArray[np.float16]]
 Precision = Literal["auto", "bf16", "fp32"]
 
 
@@ -51,7 +51,10 @@ class Trained:
     def probabilities(self, answer: Tensor, dim: int = 1) -> Tensor:
         """Probabilities from an answer with its classes along `dim`, in float32: as sure as the
         validation part was answered rightly (`swath.learn.calibrate`)."""
-        return (answer.float() / self.facts["temperature"]).softmax(dim)
+        scaled = answer.float() / self.facts["temperature"]
+        several = self.facts.get("data", {}).get("labels") == "several"
+        # Of several labels a patch each class is there or not by itself.
+        return scaled.sigmoid() if several else scaled.softmax(dim)
 
 
 def opened(model: Path, precision: Precision = "auto") -> Trained:
@@ -90,10 +93,11 @@ def least_seconds(trained: Trained, image: Tensor, passes: int = 2) -> float:
 def predict_patches(
     model: Path, patches: PatchSet, which: NDArray[np.int64], *, batch_size: int = 128
 ) -> Answer:
-    """The most likely class and its probability, for patches (patch) or their pixels (patch, y, x).
+    """What the network says of patches; of several labels, of each class by itself.
 
     Raises:
-        RunError: the model knows other bands or classes than the patch set.
+        RunError: the model knows other bands or classes than the patch set, or another kind of
+            labels.
     """
     trained = opened(model)
     facts = trained.facts
@@ -107,17 +111,25 @@ def predict_patches(
                 where=model,
                 mend="train on this patch set",
             )
+    labels = patches.facts["labels"]
+    if (learnt := facts.get("data", {}).get("labels", labels)) != labels:
+        raise RunError(
+            f"has learnt labels by {learnt}, the patch set has them by {labels}",
+            where=model,
+            mend="train on this patch set",
+        )
+    say = _several if labels == "several" else _likeliest
     batches = Batches(
         patches, which, batch_size=batch_size, device=trained.device.type, **facts["statistics"]
     )
     start = time.perf_counter()
-    answers = [_likeliest(trained, image) for image, _ in batches]
+    answers = [say(trained, image) for image, _ in batches]
     seconds = time.perf_counter() - start
     log.info(
         "%d patches in %.2f s (%s): %.0f patches/s",
         len(which), seconds, trained.precision, len(which) / seconds,
     )  # fmt: skip
-    return np.concatenate([a for a, _ in answers]), np.concatenate([c for _, c in answers])
+    return joined(answers)
 
 
 def _likeliest(trained: Trained, image: Tensor) -> Answer:
@@ -125,4 +137,9 @@ def _likeliest(trained: Trained, image: Tensor) -> Answer:
     answer = trained(image)
     # Of the answer itself: no temperature can make equal what is not, and so change a class.
     index, share = answer.argmax(dim=1), trained.probabilities(answer).amax(dim=1)
-    return index.to(torch.uint8).cpu().numpy(), share.to(torch.float16).cpu().numpy()
+    return Answer(index.to(torch.uint8).cpu().numpy(), share.to(torch.float16).cpu().numpy())
+
+
+def _several(trained: Trained, image: Tensor) -> Answer:
+    """Whether each class is there, and its probability (batch, class), in images."""
+    return decided(trained.probabilities(trained(image)).cpu().numpy())

@@ -103,6 +103,11 @@ SAMPLED_PATCHES, SAMPLED_BYTES = 500, 32 << 20
 """training patches at most whose pixels are read for the spectra of the classes"""
 FULL_SIDE_PX, SMALL_SIDE_PX = 700, 460
 """longest side of a drawn raster, where there are few of them and where there are many"""
+MONITORS = {
+    "val/accuracy": "Accuracy", "val/macro_f1": "Macro F1", "val/f1_micro": "Micro F1",
+    "val/miou": "Mean IoU", "val/map": "Mean average precision",
+}  # fmt: skip
+"""what `task.monitor` may be, as a title"""
 COUNTED_CLASSES = 12
 """up to this many classes the confusion matrix says its counts"""
 
@@ -132,8 +137,14 @@ def comparison(results: Experiment) -> Panels:
     splits = [split for split in results.splits if split.runs]
     if len(splits) < 2:
         return []
-    names = {"overall_accuracy": "Overall accuracy", "macro_f1": "Macro F1", "miou": "Mean IoU"}
-    return [_compared(splits, key, title) for key, title in names.items()]
+    names = {
+        "macro_ap": "Mean average precision", "overall_accuracy": "Overall accuracy",
+        "macro_f1": "Macro F1", "micro_f1": "Micro F1", "miou": "Mean IoU",
+    }  # fmt: skip
+    known = [key for key in names if key in _scores(splits[0]).measures]
+    if results.labels == "several":
+        known.remove("overall_accuracy")  # most classes are absent: to say so is easy
+    return [_compared(splits, key, names[key]) for key in known]
 
 
 def _compared(splits: Sequence[Split], key: str, title: str) -> Figure:
@@ -182,9 +193,11 @@ def _compared(splits: Sequence[Split], key: str, title: str) -> Figure:
 def curves(results: Experiment, split: Split) -> Panels:
     """Training, epoch by epoch.
 
-    Loss on the training and validation parts, accuracy on the validation part, and the learning
-    rate. The dotted line marks the epoch whose weights were kept. Each run of the split is drawn.
+    Loss on the training and validation parts, on the validation part the measure by which the best
+    epoch is chosen, and the learning rate. The dotted line marks the epoch whose weights were kept.
+    Each run of the split is drawn.
     """
+    monitor = f"val/{results.setting('task', 'monitor') or 'accuracy'}"
     loss, loss_axes = _panel(WIDTH, 2.3)
     accuracy, accuracy_axes = _panel(WIDTH, 2.3)
     rate, rate_axes = _panel(WIDTH, 2.3)
@@ -195,13 +208,13 @@ def curves(results: Experiment, split: Split) -> Panels:
         lines = (
             (loss_axes, "train/loss", MUTED, label.get("train")),
             (loss_axes, "val/loss", ACCENT, label.get("val")),
-            (accuracy_axes, "val/accuracy", ACCENT, None),
+            (accuracy_axes, monitor, ACCENT, None),
             (rate_axes, "lr", SECOND, None),
         )
         for axes, column, colour, text in lines:
             if column in run.metrics:
                 known = run.metrics[column].notna()
-                scale = 100 if column == "val/accuracy" else 1
+                scale = 100 if column == monitor else 1
                 axes.plot(
                     epoch[known],
                     run.metrics.loc[known, column] * scale,
@@ -214,7 +227,9 @@ def curves(results: Experiment, split: Split) -> Panels:
             for axes in (loss_axes, accuracy_axes):
                 axes.axvline(best + 1, color=MUTED, linewidth=0.9, linestyle=":")
     loss_axes.legend(loc="upper right", bbox_to_anchor=(0.94, 1), labelcolor=INK)
-    titles = {loss_axes: "Loss", accuracy_axes: "Accuracy, %", rate_axes: "Learning rate"}
+    titles = {
+        loss_axes: "Loss", accuracy_axes: f"{MONITORS[monitor]}, %", rate_axes: "Learning rate",
+    }  # fmt: skip
     for axes, title in titles.items():
         axes.set_title(title)
         axes.set_xlabel("epoch")
@@ -236,6 +251,8 @@ def confusion(results: Experiment, split: Split) -> Panels:
     class which was given the column's name. Up to twelve classes the cells hold the counts
     (patches, or pixels in segmentation; k thousand, M million).
     """
+    if results.labels == "several":
+        return []  # what was taken for what is not known of classes that are decided one by one
     scores = _scores(split)
     counts, count = scores.confusion, len(scores.classes)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -282,10 +299,12 @@ def calibration(results: Experiment, split: Split) -> Panels:
 
     Answers of the test part by their confidence. On the dashed line the confidence can be taken at
     its word: of the answers that are 80 % sure, 80 % are right. Below it the model is too sure of
-    itself. Bars show how the answers are spread over the confidences. The model's confidences are
-    those after its temperature, which was fitted to the validation part.
+    itself. Bars show how the answers are spread over the confidences. Where a patch has several
+    labels, every class is an answer: of those that are 80 % probable, 80 % are there. The model's
+    confidences are those after its temperature, which was fitted to the validation part.
     """
     scores = _scores(split)
+    several = results.labels == "several"
     labels, right, sure = scores.reliability.T
     known = labels > 0
     figure, axes = _panel(WIDTH, 2.7)
@@ -297,12 +316,13 @@ def calibration(results: Experiment, split: Split) -> Panels:
     axes.plot([0, 100], [0, 100], color=MUTED, linestyle=(0, (4, 3)), linewidth=1)
     axes.plot(
         100 * sure[known] / labels[known], 100 * right[known] / labels[known],
-        color=ACCENT, marker="o", markersize=4.5, clip_on=False, label="right",
+        color=ACCENT, marker="o", markersize=4.5, clip_on=False,
+        label="there" if several else "right",
     )  # fmt: skip
     error = 100 * scores.measures["calibration_error"].value
     axes.text(2, 96, f"calibration error {error:.1f} %", va="top", color=INK)
     axes.set(xlim=(0, 100), ylim=(0, 102))
-    axes.set_xlabel("confidence, %")
+    axes.set_xlabel("probability, %" if several else "confidence, %")
     axes.set_ylabel("%")
     _legend_above(axes)
     return [figure]
@@ -317,11 +337,14 @@ def per_class(results: Experiment, split: Split) -> Panels:
     """Scores of each class.
 
     The bar is F1; the filled dot is precision (how much of what was called so is so), the open
-    one recall (how much of what is so was found). Classes stand from best to worst.
+    one recall (how much of what is so was found); where a patch has several labels, the diamond is
+    the average precision over all thresholds. Classes stand from best to worst.
     """
     scores = _scores(split)
     table = scores.per_class.sort_values("f1", ascending=False, na_position="last")
-    figure, axes = _panel(WIDTH + 0.5, 0.75 + 0.25 * len(table))
+    names = [_cut_off(str(name), 32) for name in table.index]
+    room = 0.07 * max(max(len(name) for name in names) - 18, 0)
+    figure, axes = _panel(WIDTH + 0.5 + room, 0.75 + 0.25 * len(table))
     place = np.arange(len(table))
     axes.barh(place, 100 * table["f1"].fillna(0), height=0.62, color=ACCENT, alpha=0.3, label="F1")
     dot: dict[str, Any] = {
@@ -333,15 +356,67 @@ def per_class(results: Experiment, split: Split) -> Panels:
     }
     axes.plot(100 * table["precision"], place, **dot, label="precision")
     axes.plot(100 * table["recall"], place, **dot, markerfacecolor=PAPER, label="recall")
-    axes.set_yticks(place, table.index)
+    if "average_precision" in table:
+        more = dot | {"marker": "D", "color": SECOND, "markersize": 4.5}
+        axes.plot(100 * table["average_precision"], place, **more, label="average precision")
+    axes.set_yticks(place, names)
     axes.tick_params(axis="y", labelcolor=INK)
     axes.set(xlim=(0, 102), ylim=(len(table) - 0.5, -0.5))
     axes.set_xlabel("%")
     axes.grid(axis="y", visible=False)
     axes.legend(
-        loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2, handlelength=1.2
-    )
+        loc="lower left", bbox_to_anchor=(0, 1), ncols=2 if "average_precision" in table else 3,
+        borderaxespad=0.2, handlelength=1.2,
+    )  # fmt: skip
     return [figure]
+
+
+@registered("figure")
+@section("classes")
+def precision_recall(results: Experiment, split: Split) -> Panels:
+    """Precision against recall.
+
+    Thin lines are the classes in their colours, the strong one all labels in one ranking, as the
+    threshold of the probability falls from left to right; dots stand at the threshold of the
+    scores. The area below a line is its average precision. The first run is drawn.
+    """
+    if results.labels != "several":
+        return []
+    stored = split.runs[0].predictions()
+    truth, probability = results.patches.label.gather(stored["patch"]), stored["confidence"]
+    known = truth != UNLABELLED
+    figure, axes = _panel(WIDTH, 3.0)
+    each = zip(truth.T, probability.T, stored["predicted"].T, known.T, strict=True)
+    lines = [
+        (there[mine] == 1, sure[mine], said[mine] == 1, colour, 1.0)
+        for (there, sure, said, mine), colour in zip(each, results.colours, strict=True)
+    ]
+    lines.append((truth[known] == 1, probability[known], stored["predicted"][known] == 1, INK, 2.2))
+    for there, sure, said, colour, width in lines:
+        if not there.any():
+            continue
+        precision, recall = curve(there, sure)
+        axes.plot(
+            100 * recall, 100 * precision, color=colour, linewidth=width, drawstyle="steps-pre"
+        )
+        if said.any():
+            right = (there & said).sum()
+            axes.plot(100 * right / there.sum(), 100 * right / said.sum(), "o", color=colour,
+                      markersize=2.5 + width, clip_on=False)  # fmt: skip
+    axes.set(xlim=(0, 101), ylim=(0, 102))
+    axes.set_xlabel("recall, %")
+    axes.set_ylabel("precision, %")
+    return [figure, _legend(results)]
+
+
+def curve(there: np.ndarray, probability: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Precision and recall at each probability as the threshold, from the highest down; before
+    them the point where nothing is found yet, for the steps to begin at."""
+    order = np.argsort(-probability, kind="stable")
+    last = np.flatnonzero(np.diff(probability[order], append=np.nan))
+    found = np.cumsum(there[order])[last]
+    precision = found / (last + 1)
+    return np.append(precision[:1], precision), np.append(0.0, found / found[-1])
 
 
 # The data
@@ -607,6 +682,50 @@ def examples_segmented(results: Experiment, split: Split) -> Panels:
             axes.set_title(title, fontsize=8, fontweight="normal", color=MUTED, pad=3)
         panels.append(figure)
     return [*panels, _legend(results)]
+
+
+@registered("figure")
+@section("examples")
+def examples_several(results: Experiment, split: Split) -> Panels:
+    """Test patches from the worst to the best, with all their labels.
+
+    Image in true colour; ✓ marks a class that was found, – one that was missed, + one that is not
+    there; the number is the probability that was given to it. The patches stand at even ranks of
+    the share of their classes that are right, so nobody picked them.
+    """
+    if results.labels != "several":
+        return []
+    stored = split.runs[0].predictions()
+    truth, said = results.patches.label.gather(stored["patch"]), stored["predicted"]
+    known = truth != UNLABELLED
+    right = ((truth == said) & known).sum(axis=1) / known.sum(axis=1).clip(1)
+    ranked = np.argsort(right, kind="stable")
+    chosen = ranked[np.unique(np.linspace(0, len(ranked) - 1, 9).round().astype(int))]
+    images = _true_colour(results, split, stored["patch"][chosen])
+    lines = [
+        [
+            (mark, colour, results.classes[k], float(stored["confidence"][index, k]))
+            for mark, colour, where in (
+                ("✓", MUTED, (truth[index] == 1) & (said[index] == 1)),
+                ("–", THIRD, (truth[index] == 1) & (said[index] == 0)),
+                ("+", THIRD, (truth[index] == 0) & (said[index] == 1)),
+            )
+            for k in np.flatnonzero(where)
+        ]
+        for index in chosen
+    ]
+    height = 1.7 + 0.15 * max(len(each) for each in lines)
+    panels = []
+    for image, each in zip(images, lines, strict=True):
+        figure = Figure(figsize=(1.62, height))
+        _picture(figure.add_axes((0.02, 1 - 1.6 / height, 0.96, 1.56 / height)), image)
+        for row, (mark, colour, name, sure) in enumerate(each):
+            figure.text(
+                0.02, 1 - (1.7 + 0.15 * row) / height, f"{mark} {_cut_off(name, 20)} {sure:.0%}",
+                fontsize=6.5, color=colour, va="center",
+            )  # fmt: skip
+        panels.append(figure)
+    return panels
 
 
 def _predictions(results: Experiment, split: Split) -> pd.DataFrame:
@@ -938,8 +1057,13 @@ def _legend(results: Experiment) -> Figure:
         left = WIDTH / columns * (index // rows)
         middle = 0.4 + 0.235 * (index % rows)
         axes.add_patch(Rectangle((left, middle - 0.075), 0.2, 0.15, color=colour, lw=0))
-        axes.text(left + 0.28, middle, name, fontsize=8.5, va="center")
+        axes.text(left + 0.28, middle, _cut_off(name, 46), fontsize=8.5, va="center")
     return figure
+
+
+def _cut_off(name: str, most: int) -> str:
+    """A name that would not leave room for the drawing, in so many characters."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def _painted(results: Experiment, label: np.ndarray) -> np.ndarray:

@@ -94,6 +94,7 @@ class Card:
     scheme: str
     leak: str
     passed: str
+    measure: str
     value: str
     interval: str
     low: float
@@ -295,8 +296,6 @@ def _facts(results: Experiment) -> list[tuple[str, str]]:
             f"{image[0]:,} of {px} × {px} px at {gsd:.4g} m, {bands} band{'s' * (bands > 1)}{many}",
         ),
     ]
-    if not results.runs:
-        return found
     first, runs = results.runs[0].facts, len(results.runs)
     size = f"{first['parameters']:,} parameters" if first.get("parameters") else ""
     model = ", ".join(part for part in (str(first["model"]), size) if part)
@@ -307,10 +306,10 @@ def _facts(results: Experiment) -> list[tuple[str, str]]:
 def _card(split: Split) -> Card:
     scores, baseline = split.scores, split.baseline
     assert scores is not None
-    accuracy = scores.measures["overall_accuracy"]
+    first = scores.measures[scores.headline]
     smaller = [
         (MEASURES[name], percent(scores.measures[name].value), interval(scores.measures[name]))
-        for name in ("macro_f1", "miou")
+        for name in ("macro_f1", "micro_f1", "miou")
         if name in scores.measures
     ]
     return Card(
@@ -318,15 +317,21 @@ def _card(split: Split) -> Card:
         scheme=str(split.audit.get("scheme", "")),
         leak=split.leak,
         passed=_passed(split),
-        value=percent(accuracy.value),
-        interval=f"{scores.interval} {interval(accuracy)} %" if interval(accuracy) else "",
-        low=100 * (accuracy.value if math.isnan(accuracy.low) else accuracy.low),
-        high=100 * (accuracy.value if math.isnan(accuracy.high) else accuracy.high),
-        at=100 * accuracy.value,
+        measure=_in_words(scores.headline),
+        value=percent(first.value),
+        interval=f"{scores.interval} {interval(first)} %" if interval(first) else "",
+        low=100 * (first.value if math.isnan(first.low) else first.low),
+        high=100 * (first.value if math.isnan(first.high) else first.high),
+        at=100 * first.value,
         tested=_tested(scores),
         smaller=smaller,
         baseline=_against(split, scores, baseline),
     )
+
+
+def _in_words(measure: str) -> str:
+    """The name of a measure within a sentence."""
+    return MEASURES[measure][0].lower() + MEASURES[measure][1:]
 
 
 def _passed(split: Split) -> str:
@@ -348,8 +353,8 @@ def _tested(scores: Scores) -> str:
 def _against(split: Split, scores: Scores, baseline: Scores | None) -> dict[str, Any] | None:
     if baseline is None:
         return None
-    value = baseline.measures["overall_accuracy"].value
-    difference = scores.measures["overall_accuracy"].value - value
+    value = baseline.measures[scores.headline].value
+    difference = scores.measures[scores.headline].value - value
     return {
         "name": split.baselines[0].name,
         "value": percent(value),
@@ -398,7 +403,7 @@ def _compared(results: Experiment) -> str:
     """One sentence that says what the choice of the split does to the score."""
     ranked = sorted(
         (split for split in results.splits if split.scores),
-        key=lambda split: _accuracy(split).value,
+        key=lambda split: _first(split).value,
         reverse=True,
     )
     best, least = ranked[0], ranked[-1]
@@ -406,7 +411,7 @@ def _compared(results: Experiment) -> str:
     clean = [split for split in ranked if not split.leaky]
     if leaky and clean:
         best, least = leaky[0], clean[0]
-    high, low = _accuracy(best), _accuracy(least)
+    high, low = _first(best), _first(least)
     apart = abs(high.value - low.value)
     overlap = (
         ""
@@ -416,10 +421,11 @@ def _compared(results: Experiment) -> str:
         else " Their intervals overlap."
     )
     if not (leaky and clean):
+        assert best.scores is not None
         return (
             f"From the split {best.name} ({percent(high.value)} %) to {least.name} "
-            f"({percent(low.value)} %) the overall accuracy changes by {100 * apart:.1f} "
-            f"points.{overlap}"
+            f"({percent(low.value)} %) the {_in_words(best.scores.headline)} changes by "
+            f"{100 * apart:.1f} points.{overlap}"
         )
     way = "better" if high.value >= low.value else "worse"
     return (
@@ -429,9 +435,10 @@ def _compared(results: Experiment) -> str:
     )
 
 
-def _accuracy(split: Split) -> Measure:
+def _first(split: Split) -> Measure:
+    """The measure by which a split is first judged."""
     assert split.scores is not None
-    return split.scores.measures["overall_accuracy"]
+    return split.scores.measures[split.scores.headline]
 
 
 def _command(results: Experiment) -> str:

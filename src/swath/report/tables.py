@@ -18,10 +18,14 @@ from swath.report import figures
 from swath.study.results import Experiment, Measure, Run, Split
 
 MEASURES = {
+    "macro_ap": "Mean average precision",
+    "micro_ap": "Micro average precision",
     "overall_accuracy": "Overall accuracy",
     "average_accuracy": "Average accuracy",
     "kappa": "Cohen’s κ",
     "macro_f1": "Macro F1",
+    "micro_f1": "Micro F1",
+    "subset_accuracy": "Subset accuracy",
     "miou": "Mean IoU",
     "calibration_error": "Calibration error",
 }
@@ -40,6 +44,13 @@ PACKAGES = (
     "matplotlib",
 )
 NONE = "–"
+CLASS_MEASURES = {
+    "average_precision": "Average precision",
+    "precision": "Precision",
+    "recall": "Recall",
+    "f1": "F1",
+    "iou": "IoU",
+}
 CHECKS_SHOWN = 30
 """scenes up to which each stands in the table of checks; of more, the worst"""
 SCENES_SHOWN = 15
@@ -76,9 +87,8 @@ def write_tables(experiment: Experiment, folder: Path) -> None:
     """
     write_json(folder / "metrics.json", {s.name: _figures(s) for s in experiment.splits})
     curves = [r.metrics.assign(split=r.split, fold=r.fold, seed=r.seed) for r in experiment.runs]
-    nothing = pd.DataFrame(columns=["epoch", "split", "fold", "seed"])
     with whole(folder / "curves.csv") as part:
-        (pd.concat(curves) if curves else nothing).to_csv(part, index=False)
+        pd.concat(curves).to_csv(part, index=False)
 
 
 def _figures(split: Any) -> dict[str, Any]:
@@ -150,7 +160,7 @@ def page_tables(results: Experiment, code: str) -> dict[str, list[Table]]:
         "splits": [_measures_table(trained)] if len(trained) > 1 else [],
         "training": [_runs_table(results.runs, trained)] if trained else [],
         "calibration": _calibration_table(results.runs, trained),
-        "classes": [_classes_table(split, results.segmentation) for split in trained],
+        "classes": [_classes_table(split, results) for split in trained],
         "scenes": [table for split in trained for table in _scenes_table(split, results)],
         "data": [
             *_checks_table(results),
@@ -174,6 +184,8 @@ def _with_interval(measure: Measure | None) -> str:
 
 def _measures_table(splits: list[Split]) -> Table:
     rows = []
+    scores = splits[0].scores
+    assert scores is not None
     for name, title in MEASURES.items():
         measures = [split.scores.measures.get(name) for split in splits if split.scores]
         if any(measures):
@@ -181,10 +193,8 @@ def _measures_table(splits: list[Split]) -> Table:
         against = [
             split.baseline.measures.get(name) if split.baseline else None for split in splits
         ]
-        if any(against) and name == "overall_accuracy":
+        if any(against) and name == scores.headline:
             rows.append(("– of the baseline", *(_with_interval(each) for each in against)))
-    scores = splits[0].scores
-    assert scores is not None
     return Table(
         f"Test scores in percent (in brackets: {scores.interval})",
         ("", *(f"{split.name} (leaks)" if split.leaky else split.name for split in splits)),
@@ -194,16 +204,19 @@ def _measures_table(splits: list[Split]) -> Table:
 
 
 def _runs_table(runs: Sequence[Run], splits: list[Split]) -> Table:
-    head = ("Run", "Overall accuracy, %", "95 % CI", "Best epoch", "Time", "Attempts", "Precision")
+    headline = runs[0].scores.headline
+    head = (
+        "Run", f"{MEASURES[headline]}, %", "95 % CI", "Best epoch", "Time", "Attempts", "Precision",
+    )  # fmt: skip
     rows = []
     for run in runs:
-        accuracy = run.scores.measures["overall_accuracy"]
+        first = run.scores.measures[headline]
         best, epochs = run.facts.get("best_epoch"), run.facts.get("epochs")
         rows.append(
             (
                 f"{run.split}, fold {run.fold}, seed {run.seed}",
-                percent(accuracy.value),
-                interval(accuracy) or NONE,
+                percent(first.value),
+                interval(first) or NONE,
                 f"{NONE if best is None else best + 1} of {epochs}",
                 duration(float(run.facts.get("seconds", math.nan))),
                 str(run.facts.get("attempts", NONE)),
@@ -235,21 +248,18 @@ def _calibration_table(runs: Sequence[Run], splits: list[Split]) -> list[Table]:
     return [Table(caption, head, rows, leaks_of(splits), wide=True)] if rows else []
 
 
-def _classes_table(split: Split, segmentation: bool) -> Table:
+def _classes_table(split: Split, results: Experiment) -> Table:
     scores = split.scores
     assert scores is not None
+    known = [name for name in CLASS_MEASURES if name in scores.per_class]
     rows = [
-        (
-            str(name),
-            f"{row['support']:,.0f}",
-            *(percent(row[key]) for key in ("precision", "recall", "f1", "iou")),
-        )
+        (str(name), f"{row['support']:,.0f}", *(percent(row[key]) for key in known))
         for name, row in scores.per_class.iterrows()
     ]
-    unit = "pixels" if segmentation else "patches"
+    unit = "pixels" if results.segmentation else "patches"
     return Table(
         f"Scores by class in percent, split {split.name}",
-        ("Class", f"Test {unit}", "Precision", "Recall", "F1", "IoU"),
+        ("Class", f"Test {unit}", *(CLASS_MEASURES[name] for name in known)),
         rows,
         leaks_of([split]),
     )
@@ -257,18 +267,24 @@ def _classes_table(split: Split, segmentation: bool) -> Table:
 
 def _scenes_table(split: Split, results: Experiment) -> list[Table]:
     """Scores of each scene over all runs, the worst first; nothing where there is one scene."""
+    scores = split.scores
+    assert scores is not None
     by_run = pd.concat([run.by_scene for run in split.runs])
-    table = by_run.groupby("group").mean().sort_values("overall_accuracy")
+    # Of the few patches of a scene an average precision says little.
+    several = results.labels == "several"
+    first = "micro_f1" if several else scores.headline
+    table = by_run.groupby("group").mean().sort_values(first)
     if len(table) < 2:
         return []
     shown = table.head(SCENES_SHOWN)
-    names = ("overall_accuracy", "macro_f1", "miou", "calibration_error")
+    others = ("macro_f1", "subset_accuracy" if several else "miou", "calibration_error")
+    names = (first, *others)
     rows = [
         (str(scene), f"{row['labels']:,.0f}", *(percent(row[name]) for name in names))
         for scene, row in shown.iterrows()
     ]
     worst = f" (the worst of {len(table):,})" if len(shown) < len(table) else ""
-    unit = "pixels" if results.segmentation else "patches"
+    unit = {"pixel": "pixels", "patch": "patches", "several": "labels"}[results.labels]
     return [
         Table(
             f"Scores by scene in percent{worst}, split {split.name}",

@@ -24,8 +24,12 @@ from swath.files import read_json
 from swath.study.scores import per_class
 
 MEASURES = (
-    "overall_accuracy", "average_accuracy", "kappa", "macro_f1", "miou", "calibration_error",
+    "macro_ap", "micro_ap", "overall_accuracy", "average_accuracy", "kappa", "macro_f1", "micro_f1",
+    "subset_accuracy", "miou", "calibration_error",
 )  # fmt: skip
+"""In the order of a table; what a run has of them depends on its task."""
+HEADLINES = ("macro_ap", "overall_accuracy")
+"""The measure by which a run is first judged: the first of these that it has."""
 _MEND = "run the stage that writes it, then the report again"
 
 
@@ -47,13 +51,20 @@ class Scores:
     classes: tuple[str, ...]
     measures: dict[str, Measure]
     per_class: pd.DataFrame
-    """index: class; columns: support, precision, recall, f1, iou"""
+    """index: class; columns: support, precision, recall, f1, iou; of several labels, too,
+    average_precision"""
     confusion: np.ndarray
-    """(truth, predicted) counts"""
+    """(truth, predicted) counts; of several labels (class, truth, predicted), absent and there"""
     reliability: np.ndarray
-    """(bin, 3): labels, right answers and sum of confidences in each bin of confidence"""
+    """(bin, 3): labels, right answers and sum of confidences in each bin of confidence; of several
+    labels all labels, those that are there and sum of probabilities in each bin of probability"""
     bootstrap: dict[str, Any]
     runs: int = 1
+
+    @property
+    def headline(self) -> str:
+        """The name of the measure by which it is first judged."""
+        return next(name for name in HEADLINES if name in self.measures)
 
     @property
     def interval(self) -> str:
@@ -287,8 +298,7 @@ def read_experiment(folder: Path, *, project: Path = Path()) -> Experiment:
     index = folder / "patches" / "manifest.json"
     patches = open_patches(index)
     runs = [_run(path.parent, folder, project) for path in folder.glob("runs/*/run.json")]
-    # Of patches with several labels each, the data and the splits can be shown.
-    if not runs and patches.facts["labels"] != "several":
+    if not runs:
         raise DataError("holds no run", where=folder / "runs", mend="train before the report")
     splits = [_split(path.parent, folder, runs) for path in folder.glob("splits/*/audit.json")]
     if orphans := {run.split for run in runs} - {split.name for split in splits}:
@@ -323,7 +333,7 @@ def pooled(scores: Sequence[Scores]) -> Scores:
         pixels=None if first.pixels is None else sum(each.pixels or 0 for each in scores),
         classes=first.classes,
         measures={name: _pooled_measure(scores, name) for name in first.measures},
-        per_class=class_scores(confusion, first.classes),
+        per_class=_pooled_classes(scores, confusion),
         confusion=confusion,
         reliability=np.sum([each.reliability for each in scores], axis=0),
         bootstrap=first.bootstrap,
@@ -332,9 +342,21 @@ def pooled(scores: Sequence[Scores]) -> Scores:
 
 
 def class_scores(confusion: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
-    """Support, precision, recall, F1 and IoU of each class from counts (truth, predicted)."""
-    columns = {"support": confusion.sum(axis=1).astype(float), **per_class(confusion)}
+    """Support, precision, recall, F1 and IoU of each class from counts (truth, predicted), or
+    (class, truth, predicted) where a class is decided by itself."""
+    support, figures = confusion.sum(axis=-1), per_class(confusion)
+    if confusion.ndim == 3:
+        support, figures = support[:, 1], {name: of[:, 1] for name, of in figures.items()}
+    columns = {"support": support.astype(float), **figures}
     return pd.DataFrame(columns, index=pd.Index(classes, name="class"))
+
+
+def _pooled_classes(scores: Sequence[Scores], confusion: np.ndarray) -> pd.DataFrame:
+    """Scores by class of all runs; what counts do not tell is averaged."""
+    tables = [each.per_class for each in scores]
+    mean = pd.concat(tables).groupby(level=0, sort=False).mean()
+    counted = class_scores(confusion, scores[0].classes)
+    return counted.join(mean[mean.columns.difference(counted.columns)])
 
 
 def _pooled_measure(scores: Sequence[Scores], name: str) -> Measure:

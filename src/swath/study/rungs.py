@@ -33,7 +33,7 @@ def shards(count: int, per_job: int) -> list[range]:
 def ranked(rows: list[Row]) -> list[Row]:
     """Rows of a rung from best to worst; a failed trial is last, and ties go to the older one."""
     return sorted(
-        rows, key=lambda row: (-row["score"] if row["score"] is not None else 1.0, row["number"])
+        rows, key=lambda row: (row["score"] is None, -(row["score"] or 0.0), row["number"])
     )
 
 
@@ -63,7 +63,7 @@ def collect(proposal: dict[str, Any], rungs: list[list[Row]]) -> dict[str, Any]:
             }
         )
     return {
-        "objective": "val/accuracy",
+        "objective": rungs[0][0]["objective"],
         "direction": "maximize",
         "trials": trials,
         "best": ranked(rungs[-1])[0]["number"],

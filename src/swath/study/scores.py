@@ -6,6 +6,7 @@ turns that into the figures that are reported.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -208,10 +209,9 @@ def score(
     """
     numbers = block_numbers(places, block_m)
     blocks = int(numbers.max()) + 1
-    generator = np.random.default_rng(seed)
-    weights = generator.multinomial(blocks, np.full(blocks, 1 / blocks), size=draws)
+    weights = drawn_blocks(blocks, draws, seed)
     drawn, drawn_sums = (
-        np.einsum("db,b...->d...", weights.astype(np.float64), _summed(each, numbers, blocks))
+        np.einsum("db,b...->d...", weights, _summed(each, numbers, blocks))
         for each in (by_patch.astype(np.float64), sums)
     )
     labelled = drawn.sum(axis=(1, 2)) > 0
@@ -222,20 +222,13 @@ def score(
     }
     by_class = per_class(confusion)
     return {
-        **{
-            name: {
-                "value": _number(value),
-                "low": _quantile(resampled[name], 0.025) if blocks > 1 else None,
-                "high": _quantile(resampled[name], 0.975) if blocks > 1 else None,
-            }
-            for name, value in whole.items()
-        },
+        **with_intervals(whole, resampled, blocks),
         "classes": classes,
         "per_class": [
             {
                 "class": name,
                 "support": int(confusion[k].sum()),
-                **{figure: _number(values[k]) for figure, values in by_class.items()},
+                **{figure: number(values[k]) for figure, values in by_class.items()},
             }
             for k, name in enumerate(classes)
         ],
@@ -245,10 +238,32 @@ def score(
     }
 
 
+def drawn_blocks(blocks: int, draws: int, seed: int) -> Floats:
+    """How often each block is in each bootstrap sample, (draw, block)."""
+    generator = np.random.default_rng(seed)
+    share = np.full(blocks, 1 / blocks)
+    return generator.multinomial(blocks, share, size=draws).astype(np.float64)
+
+
+def with_intervals(
+    whole: Mapping[str, Any], resampled: Mapping[str, Floats], blocks: int
+) -> dict[str, dict[str, float | None]]:
+    """Each figure with its percentile interval over the draws (draw); one block has none."""
+    return {
+        name: {
+            "value": number(value),
+            "low": _quantile(resampled[name], 0.025) if blocks > 1 else None,
+            "high": _quantile(resampled[name], 0.975) if blocks > 1 else None,
+        }
+        for name, value in whole.items()
+    }
+
+
 def _quantile(values: Floats, share: float) -> float | None:
     known = values[~np.isnan(values)]
     return float(np.quantile(known, share)) if len(known) else None
 
 
-def _number(value: Any) -> float | None:
+def number(value: Any) -> float | None:
+    """A figure as JSON has it, which knows no NaN."""
     return None if np.isnan(value) else float(value)
