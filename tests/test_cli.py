@@ -16,7 +16,7 @@ import pytest
 import typer
 import yaml
 
-from swath import cli
+from swath import cli, settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RULES = REPOSITORY / "workflow" / "rules"
@@ -30,6 +30,7 @@ BY_HAND = {
     "blocks": "prints a proposal",
     "predict": "for whoever was given a model and a scene",
     "export": "for runtimes that know nothing of swath",
+    "prune": "deletes what only a person can do without",
 }
 
 
@@ -283,6 +284,45 @@ def test_a_gpu_that_is_not_there_is_one_line(folder: Path) -> None:
     section = folder / "results/embedded/config/trainer.yaml"
     section.write_text(yaml.safe_dump(yaml.safe_load(section.read_text()) | {"device": "gpu"}))
     one_line(swath(*TRAIN, cwd=folder), "trainer.device=gpu", "no GPU", "trainer.device=auto")
+
+
+# ---- what a run is, and what is left of it ----------------------------------------------------
+
+
+def test_a_run_is_known_by_all_that_it_learns_from_and_by_nothing_else(tmp_path: Path) -> None:
+    given = {"trainer": settings.check("trainer", {}), "model": {"name": "cnn"}}
+    (tmp_path / "split.parquet").write_bytes(b"a split")
+
+    def identity(**trainer: object) -> str:
+        sections = given | {"trainer": given["trainer"] | trainer}
+        return cli._run_id(sections, "data", tmp_path, "code", 0, 0)
+
+    changed = {key for key in given["trainer"] if identity(**{key: "other"}) != identity()}
+    assert changed == given["trainer"].keys() - {"device", "checkpoint_minutes"}
+
+
+def test_prune_lists_and_deletes_only_what_it_is_asked_to(tmp_path: Path) -> None:
+    for run in ("finished", "other"):
+        (tmp_path / "state/runs" / run).mkdir(parents=True)
+        (tmp_path / "state/runs" / run / "last.ckpt").write_bytes(bytes(2_000_000))
+    result = tmp_path / "results/some/runs/blocks-fold0-seed0/run.json"
+    result.parent.mkdir(parents=True)
+    result.write_text('{"run_id": "finished"}')
+
+    def kept() -> list[str]:
+        return sorted(path.name for path in (tmp_path / "state/runs").iterdir())
+
+    listed = swath("prune", cwd=tmp_path).stdout
+    assert re.search(r"^finished +finished +2\.0 .* some/runs/blocks-fold0-seed0$", listed, re.M)
+    assert "--yes deletes 1 of 2 runs, 2.0 MB" in listed
+    assert "--unnamed also takes 1 that no result names, 2.0 MB" in listed
+    assert kept() == ["finished", "other"]
+    assert "deleted 1 of 2 runs, 2.0 MB" in swath("prune", "--yes", cwd=tmp_path).stdout
+    assert kept() == ["other"]
+    assert (
+        "deleted 1 of 1 runs, 2.0 MB" in swath("prune", "--unnamed", "--yes", cwd=tmp_path).stdout
+    )
+    assert kept() == []
 
 
 # ---- a full disk ------------------------------------------------------------------------------

@@ -806,6 +806,43 @@ def show(
     print("\n\n".join(as_markdown(table) for table in [*shown, *costs]))
 
 
+@app.command()
+def prune(
+    state: State = Path("state"),
+    results: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("results"),
+    unnamed: Annotated[
+        bool, typer.Option("--unnamed", help="Also runs that no result names: they begin anew.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete, and do not only list.")] = False,
+) -> None:
+    """List what state/ keeps of runs that no result needs any more, and delete it with --yes.
+
+    Reads: STATE/runs, run.json and the studies below results/. Writes: nothing; --yes deletes the
+    checkpoints of runs and trials whose results are complete. What a process is training, and the
+    trials of a study that is not complete, always stay; a run that no result names stays unless
+    asked: it is unfinished, or its configuration, data or code have changed since.
+    Example: swath prune --yes
+    """
+    from swath.study.leftovers import delete, leftovers
+
+    found = leftovers(state / "runs", results)
+    chosen = ("finished", "unnamed") if unnamed else ("finished",)
+    print(f"{'run':18s} {'standing':9s} {'MB':>9s}  {'last written':16s}  result")
+    for left in found:
+        day = time.strftime("%Y-%m-%d %H:%M", time.localtime(left.written))
+        print(f"{left.folder.name:18s} {left.standing:9s} {left.size / 1e6:9.1f}  {day}  {left.of}")
+    some = [left for left in found if left.standing in chosen]
+    done = delete(some, state / "workflow.lock") if yes else some
+    freed = sum(left.size for left in done) / 1e6
+    if yes:
+        print(f"deleted {len(done)} of {len(found)} runs, {freed:.1f} MB")
+    else:
+        print(f"--yes deletes {len(done)} of {len(found)} runs, {freed:.1f} MB")
+    if (rest := [left for left in found if left.standing == "unnamed"]) and not unnamed:
+        more = sum(left.size for left in rest) / 1e6
+        print(f"--unnamed also takes {len(rest)} that no result names, {more:.1f} MB")
+
+
 # ---- what several verbs read and write ------------------------------------------------------
 
 
@@ -867,11 +904,13 @@ def _deadline(minutes: float | None) -> float | None:
 def _run_id(
     sections: dict[str, Any], version: str, split: Path, code: str, fold: int, seed: int
 ) -> str:
-    """The identity of a run: whatever could change its result is in it."""
+    """The identity of a run: whatever could change its result is in it, and nothing else."""
     from swath.files import digest
-    from swath.plan import hash_of
+    from swath.learn.train import NOT_LEARNT
+    from swath.plan import hash_of, without
 
-    return hash_of(sections, version, digest(split / "split.parquet"), code, fold, seed)
+    learnt = sections | {"trainer": without(sections["trainer"], *NOT_LEARNT)}
+    return hash_of(learnt, version, digest(split / "split.parquet"), code, fold, seed)
 
 
 def _write_predictions(

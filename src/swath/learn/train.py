@@ -48,6 +48,10 @@ CARRIED = (
 )  # fmt: skip
 """What a model file knows of its data, for those who are given nothing but the file."""
 
+NOT_LEARNT = ("device", "checkpoint_minutes")
+"""Keys of the trainer section on which it does not depend what a run learns: another value goes on
+with the same run."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -119,7 +123,7 @@ def train(
         "nodata": patches.facts["nodata"],
         "statistics": {name: statistics[name] for name in ("mean", "std")},
     }
-    lasting = {k: v for k, v in trainer.items() if k not in ("device", "checkpoint_minutes")}
+    lasting = {k: v for k, v in trainer.items() if k not in NOT_LEARNT}
     run = {**what, "optim": optim, "trainer": lasting, "seed": seed, "code": code}
     with stop.listening(), alone(state, stop):
         progress = Progress(state)
