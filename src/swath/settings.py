@@ -105,6 +105,9 @@ class Trainer(Section):
     """`auto` times a step in both and takes the faster."""
     channels_last: Literal["auto", True, False] = True
     """Whether the channels of a pixel lie together; `auto` times it together with the precision."""
+    compile: Literal["auto", True, False] = "auto"
+    """Whether steps are compiled by `torch.compile`; `auto` tries it where they take half an hour
+    or more in all, and keeps to it where it gains more time than it costs."""
     clip_norm: NonNegative = 1.0
     """Largest norm of the gradient; what is longer is shortened to it. 0 clips nothing."""
     accumulate: Count = 1

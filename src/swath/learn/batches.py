@@ -101,8 +101,9 @@ class Batches:
             elif self._cold:
                 # The set fits in memory: have all of it soon, in long pieces.
                 self._announce(reading[4 * (at - begun) :][: 4 * self.batch_size])
+            # Whoever counts the batches, as Lightning does, never comes back after the last.
+            self._cold = self._cold and number + 1 < len(self)
             yield self._batch(order[at : at + self.batch_size], number)
-        self._cold = False
         self.start(self.epoch + 1)
 
     def _order(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:

@@ -10,13 +10,12 @@ import functools
 import itertools
 import json
 import logging
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -32,6 +31,7 @@ from swath.errors import RunError
 from swath.learn.attempts import Attempt, EarlyStop, Progress, ProvenCheckpoints, Stop, alone
 from swath.learn.augment import Batch
 from swath.learn.batches import Batches, suited_shuffle
+from swath.learn.compiling import Forward, compiled, step_s
 from swath.learn.memory import enough_memory
 from swath.learn.optim import Averaged, prepare
 from swath.learn.symmetry import SymmetryAveraged
@@ -65,7 +65,7 @@ class Outcome:
     model: Path
     """The best network: weights and all that is needed to use it."""
     facts: dict[str, Any]
-    """parameters, epochs, seconds, device, precision, channels_last, attempts."""
+    """parameters, epochs, seconds, device, precision, channels_last, compile, attempts."""
 
 
 def train(
@@ -171,6 +171,9 @@ def train(
                 default_root_dir=state,
             )
             if len(progress.history) < epochs and not early.is_due():
+                wanted = progress.facts.get("compile", trainer["compile"])
+                learner.compile_steps(precision, wanted, given["device"])
+                progress.fixed("compile", lambda: learner.compiled is not None)
                 progress.begin_attempt()
                 last = state / "last.ckpt"
                 going_on = last if last.is_file() else None
@@ -187,6 +190,7 @@ def train(
             "device": _device_name(device),
             "precision": precision,
             "channels_last": channels_last,
+            "compile": progress.facts.get("compile", False),
             "attempts": progress.facts["attempts"],
         },
     )
@@ -337,6 +341,18 @@ class _Learner(LightningModule):
         self.optim, self.batches, self.accumulate = optim, batches, trainer["accumulate"]
         self.steps = trainer["epochs"] * -(-len(batches) // self.accumulate)
         self.sums: dict[str, Tensor] = {}
+        self.compiled: Forward | None = None
+
+    def compile_steps(
+        self, precision: str, wanted: Literal["auto", True, False], device: str
+    ) -> None:
+        """Compile the forward pass of the training, where it is wanted or gains time."""
+        if wanted is not False:
+            image = next(iter(self.batches))[0].contiguous(memory_format=self.format)
+            steps = self.steps * self.accumulate
+            self.compiled = compiled(
+                self.trained.to(device), image, precision=precision, wanted=wanted, steps=steps
+            )
 
     @property
     def network(self) -> nn.Module:
@@ -345,7 +361,8 @@ class _Learner(LightningModule):
 
     def _loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         image, label = batch
-        answer = self.network(image.contiguous(memory_format=self.format))
+        forward = self.compiled if self.training and self.compiled else self.network
+        answer = forward(image.contiguous(memory_format=self.format))
         return self.loss(answer, label), answer
 
     def training_step(self, batch: Batch, number: int) -> Tensor:
@@ -445,14 +462,7 @@ def _time_step(network: nn.Module, image: Tensor, precision: str, channels_last:
     """Seconds for one forward and backward pass."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     network.to(memory_format=layout)  # type: ignore[call-overload]
-    image = image.contiguous(memory_format=layout)
-    start = time.perf_counter()
-    with torch.autocast(image.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        answer = network(image)
-    answer.float().square().mean().backward()
-    if image.is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return step_s(network, network, image.contiguous(memory_format=layout), precision)
 
 
 def _settings(section: dict[str, Any]) -> dict[str, Any]:
