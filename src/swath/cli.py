@@ -52,6 +52,8 @@ Minutes = Annotated[
     typer.Option(help="Minutes until this process is ended: it stops at a checkpoint before."),
 ]
 STARTED = time.time()
+AGAIN = "from swath.cli import main; main()"
+"""What another process of a verb runs, however this one was started."""
 
 
 @app.callback()
@@ -62,12 +64,19 @@ def options(
     ] = None,
 ) -> None:
     """Options of every verb."""
+    from swath.launch import end_with_the_first, place
+
+    here = place()
+    end_with_the_first()
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
-    if log_file:
+    if log_file and here.first:
         log_file.parent.mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(log_file, mode="w"))
     logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=handlers
+        level=logging.INFO if here.first else logging.ERROR,
+        format="%(asctime)s %(message)s",
+        datefmt="%H:%M:%S",
+        handlers=handlers,
     )
     for noisy in ("rasterio", "wandb", "fontTools", "matplotlib", "botocore"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -365,6 +374,9 @@ def train(
     state: State,
     out: RunFolder,
     minutes: Minutes = None,
+    processes: Annotated[
+        str, typer.Option(help="Processes that train it together; auto is one a GPU.")
+    ] = "auto",
 ) -> None:
     """Train one run, or go on with it where an earlier attempt stopped.
 
@@ -372,6 +384,7 @@ def train(
     ends (--minutes, SLURM_JOB_END_TIME).
     Writes: best.ckpt, metrics.parquet, run.json; while it runs, STATE/RUN_ID/.
     Stops at a checkpoint, with exit code 85, on SIGTERM, SIGINT, SIGUSR1 and before its job ends.
+    The other processes are started on this machine, unless srun or torchrun has started them all.
     """
     from swath.files import whole, write_json
     from swath.learn.train import train as train_run
@@ -389,8 +402,12 @@ def train(
         seed=seed,
         deadline=_deadline(minutes),
         code=code,
+        processes=_processes(processes),
+        command=[sys.executable, "-P", "-c", AGAIN, *sys.argv[1:]],
         **sections,
     )
+    if not outcome.first:
+        return
     with whole(out / "best.ckpt") as part:
         part.write_bytes(outcome.model.read_bytes())
     with whole(out / "metrics.parquet") as part:
@@ -688,7 +705,9 @@ def trials(
     rows = []
     for slot in shards(wide, sweep["trials_per_job"])[shard]:
         number = numbers[slot]
-        given = with_params(sections, {"trainer.epochs": epochs[-1], **proposed[number]})
+        given: dict[str, Any] = with_params(
+            sections, {"trainer.epochs": epochs[-1], **proposed[number]}
+        )
         identity = _run_id(given, version, split, code, 0, sweep["seed"])
         row: dict[str, Any] = {
             "number": number, "rung": rung, "epochs": epochs[rung], "score": None,
@@ -854,6 +873,15 @@ def _statistics(split: Path, fold: int) -> dict[str, Any]:
 
     found: dict[str, Any] = read_json(split / "statistics.json")["folds"][fold]
     return found
+
+
+def _processes(given: str) -> int | None:
+    """The number of processes that is asked for; None is `auto`."""
+    if given == "auto":
+        return None
+    if given.isdecimal() and int(given):
+        return int(given)
+    raise ConfigError(f"'{given}' is no number", where="--processes", mend="give auto, 1, 2, …")
 
 
 def _deadline(minutes: float | None) -> float | None:
