@@ -76,9 +76,9 @@ def place_of(wanted: int | None, possible: int, environ: Mapping[str, str] = os.
         size = possible if wanted is None else wanted
         return Place(size=size, by="swath" if size > 1 else "")
     if wanted not in (None, here.size):
+        asked = "1 process was" if wanted == 1 else f"{wanted} processes were"
         raise RunError(
-            f"{wanted} process{'es' * (wanted != 1)} were asked for, {here.by} has started "
-            f"{here.size}",
+            f"{asked} asked for, {here.by} has started {here.size}",
             where="--processes",
             mend=f"give --processes {here.size}, or have {here.by} start {wanted}",
         )
@@ -173,7 +173,8 @@ def end_with_the_first() -> None:
         return
 
     def listen() -> None:
-        sys.stdin.buffer.read()
+        while os.read(0, 1):
+            pass
         os._exit(SwathError.exit_code)
 
     threading.Thread(target=listen, daemon=True).start()
