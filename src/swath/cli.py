@@ -924,6 +924,7 @@ def main() -> None:
     except SwathError as wrong:
         if debug:
             traceback.print_exc()
+        _let_the_first_tell(wrong)
         _fail(str(wrong), wrong.exit_code)
     except OSError as failed:
         if debug:
@@ -936,6 +937,19 @@ def main() -> None:
         _fail(f"{failed.filename or 'a file'}: {failed.strerror or failed}{mend}")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _let_the_first_tell(wrong: SwathError) -> None:
+    """End in silence where this is not the first of its processes, and what it would say is said.
+
+    All are stopped together; and where the first has failed as this one did, it ends this one.
+    """
+    from swath.launch import place
+
+    if not place().first:
+        if isinstance(wrong, StoppedError):
+            sys.exit(wrong.exit_code)
+        time.sleep(2.0)
 
 
 def _fail(line: str, exit_code: int = SwathError.exit_code) -> None:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -103,7 +104,6 @@ def with_others(here: Place, command: Sequence[str]) -> Iterator[None]:
         os.environ[MEET] = str(Path(folder) / "meet")
         if sys.platform == "linux":  # they talk to nobody outside this machine
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        # As the first has it, for its own packages that look for it.
         size = str(here.size)
         children = [
             subprocess.Popen(
@@ -144,10 +144,15 @@ def _wait(children: Sequence[subprocess.Popen[bytes]]) -> None:
 
 def _first_that_failed(children: Sequence[subprocess.Popen[bytes]]) -> str:
     """What became of the first that ended of itself, and not as one that was stopped."""
+    # It is heard of by its closed connections before it is gone. Those that have met what this one
+    # has wait longer before they end.
+    limit = time.monotonic() + 1.0
     for number, child in enumerate(children, start=2):
         with suppress(subprocess.TimeoutExpired):
-            # It is heard of by its closed connections before it is gone.
-            if (code := child.wait(1.0)) not in (0, StoppedError.exit_code):
+            if (code := child.wait(max(0.0, limit - time.monotonic()))) not in (
+                0,
+                StoppedError.exit_code,
+            ):
                 how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
                 return f"process {number} of {len(children) + 1} has ended with {how}"
     return ""

@@ -229,13 +229,13 @@ class _WholeBatchNorm(nn.SyncBatchNorm):
 
 
 @contextmanager
-def joined(place: Place, device: str, again: Sequence[Any] = ()) -> Iterator[Together]:
+def joined(place: Place, device: str, run: Sequence[Any]) -> Iterator[Together]:
     """The processes of a run, joined; a run of one process joins nobody.
 
     Args:
         place: which of them this is.
         device: cpu or gpu; GPUs speak by NCCL, processors by Gloo.
-        again: facts of the run, in which all have to agree.
+        run: what it is known by, in which all have to agree.
 
     Raises:
         RunError: not as many came as were asked for, or they train different runs.
@@ -275,7 +275,7 @@ def joined(place: Place, device: str, again: Sequence[Any] = ()) -> Iterator[Tog
                 where="--processes",
                 mend="see how they were started",
             )
-        together.agree("the run", list(again))
+        together.agree("the run", list(run))
         yield together
     finally:
         distributed.destroy_process_group()

@@ -460,6 +460,8 @@ def _place(processes: int | None, device: str, batch_size: int) -> Place:
                 mend=f"give --processes {devices}, or trainer.device=cpu",
             )
         torch.cuda.set_device(number)
+    elif place.by == "swath":  # they share this machine's processors
+        torch.set_num_threads(max(1, torch.get_num_threads() // place.size))
     return place
 
 
