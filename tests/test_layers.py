@@ -12,7 +12,7 @@ import pytest
 from swath import plan
 
 PACKAGE = plan.PACKAGE
-GROUND = {"errors", "files", "registry"}
+GROUND = {"errors", "files", "launch", "registry"}
 
 # layer -> the layers below it that it may use. A layer is a module of the package's own folder, or
 # one of its folders.
@@ -20,6 +20,7 @@ ALLOWED: dict[str, set[str]] = {
     "__init__": set(),
     "errors": set(),
     "files": {"errors"},
+    "launch": {"errors"},
     "registry": {"errors"},
     "settings": {"registry", "errors", "data"},
     "plan": {"settings", "registry", "data", "files", "errors"},

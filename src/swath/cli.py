@@ -53,6 +53,8 @@ Minutes = Annotated[
     typer.Option(help="Minutes until this process is ended: it stops at a checkpoint before."),
 ]
 STARTED = time.time()
+AGAIN = "from swath.cli import main; main()"
+"""What another process of a verb runs, however this one was started."""
 
 
 @app.callback()
@@ -63,12 +65,19 @@ def options(
     ] = None,
 ) -> None:
     """Options of every verb."""
+    from swath.launch import end_with_the_first, place
+
+    here = place()
+    end_with_the_first()
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
-    if log_file:
+    if log_file and here.first:
         log_file.parent.mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(log_file, mode="w"))
     logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=handlers
+        level=logging.INFO if here.first else logging.ERROR,
+        format="%(asctime)s %(message)s",
+        datefmt="%H:%M:%S",
+        handlers=handlers,
     )
     for noisy in ("rasterio", "wandb", "fontTools", "matplotlib", "botocore"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -366,6 +375,9 @@ def train(
     state: State,
     out: RunFolder,
     minutes: Minutes = None,
+    processes: Annotated[
+        str, typer.Option(help="Processes that train it together; auto is one a GPU.")
+    ] = "auto",
 ) -> None:
     """Train one run, or go on with it where an earlier attempt stopped, and calibrate its network.
 
@@ -373,6 +385,7 @@ def train(
     ends (--minutes, SLURM_JOB_END_TIME).
     Writes: best.ckpt, metrics.parquet, run.json; while it runs, STATE/RUN_ID/.
     Stops at a checkpoint, with exit code 85, on SIGTERM, SIGINT, SIGUSR1 and before its job ends.
+    The other processes are started on this machine, unless srun or torchrun has started them all.
     """
     import numpy as np
 
@@ -393,8 +406,12 @@ def train(
         seed=seed,
         deadline=_deadline(minutes),
         code=code,
+        processes=_processes(processes),
+        command=[sys.executable, "-P", "-c", AGAIN, *sys.argv[1:]],
         **sections,
     )
+    if not outcome.first:
+        return
     # The state keeps the network as it was trained: an attempt that is killed here calibrates anew.
     calibrated = calibrate(
         outcome.model, opened, np.flatnonzero(parts == "val"), out / "best.ckpt",
@@ -708,7 +725,9 @@ def trials(
     rows = []
     for slot in shards(wide, sweep["trials_per_job"])[shard]:
         number = numbers[slot]
-        given = with_params(sections, {"trainer.epochs": epochs[-1], **proposed[number]})
+        given: dict[str, Any] = with_params(
+            sections, {"trainer.epochs": epochs[-1], **proposed[number]}
+        )
         identity = _run_id(given, version, split, code, 0, sweep["seed"])
         row: dict[str, Any] = {
             "number": number, "rung": rung, "epochs": epochs[rung], "score": None,
@@ -914,6 +933,15 @@ def _statistics(split: Path, fold: int) -> dict[str, Any]:
     return found
 
 
+def _processes(given: str) -> int | None:
+    """The number of processes that is asked for; None is `auto`."""
+    if given == "auto":
+        return None
+    if given.isdecimal() and int(given):
+        return int(given)
+    raise ConfigError(f"'{given}' is no number", where="--processes", mend="give auto, 1, 2, …")
+
+
 def _deadline(minutes: float | None) -> float | None:
     """When this process will be ended, in seconds since 1970: what its rule or Slurm says."""
     ends = [] if minutes is None else [STARTED + 60 * minutes]
@@ -951,6 +979,7 @@ def main() -> None:
     except SwathError as wrong:
         if debug:
             traceback.print_exc()
+        _let_the_first_tell(wrong)
         _fail(str(wrong), wrong.exit_code)
     except OSError as failed:
         if debug:
@@ -963,6 +992,19 @@ def main() -> None:
         _fail(f"{failed.filename or 'a file'}: {failed.strerror or failed}{mend}")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _let_the_first_tell(wrong: SwathError) -> None:
+    """End in silence where this is not the first of its processes, and what it would say is said.
+
+    All are stopped together; and where the first has failed as this one did, it ends this one.
+    """
+    from swath.launch import place
+
+    if not place().first:
+        if isinstance(wrong, StoppedError):
+            sys.exit(wrong.exit_code)
+        time.sleep(2.0)
 
 
 def _fail(line: str, exit_code: int = SwathError.exit_code) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +16,11 @@ import pandas as pd
 import pytest
 import rasterio
 import torch
+import yaml
+from PIL import Image
 from rasterio.transform import from_origin
 
-from swath import settings
+from swath import cli, settings
 from swath.data.card import Card
 from swath.data.layouts.scene_folders import scene_folders
 from swath.data.mapped import Mapped
@@ -220,3 +225,67 @@ def save_model(tmp_path: Path, statistics: dict[str, Any]) -> Callable[..., Path
         return path
 
     return save
+
+
+# ---- what a run needs on the disk -------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def prepare_run() -> Callable[..., None]:
+    """Images of three classes, cut and split by the verbs, in a folder that a run starts in."""
+
+    def prepare(folder: Path, model: dict[str, Any], trainer: dict[str, Any]) -> None:
+        rng = np.random.default_rng(0)
+        drawn: dict[str, bytes] = {}
+        for number, name in enumerate(("Crop", "Forest", "River")):
+            for image in range(50):
+                pixels = rng.integers(0, 200, (16, 16, 3), np.uint8)
+                pixels[..., number] += 40
+                stream = io.BytesIO()
+                Image.fromarray(pixels).save(stream, "png")
+                drawn[f"Tiny/{name}/{name}_{image}.png"] = stream.getvalue()
+        (folder / "data").mkdir()
+        with zipfile.ZipFile(folder / "data/tiny.zip", "w") as archive:
+            for name, content in drawn.items():
+                archive.writestr(name, content)
+        sections = {
+            "data": {
+                "name": "tiny", "title": "Tiny", "licence": "none", "citation": "none",
+                "folder": str(folder / "data"),
+                "layout": {"name": "class_folders", "archive": "tiny.zip"},
+                "bands": [
+                    {"name": name, "wavelength_nm": nm, "gsd_m": 10.0}
+                    for name, nm in (("red", 665.0), ("green", 560.0), ("blue", 490.0))
+                ],
+                "rgb": ["red", "green", "blue"], "scale": 255.0, "labels": "patch",
+                "classes": {"Crop": "#aa0000", "Forest": "#00aa00", "River": "#0000aa"},
+            },
+            "patches": {}, "quality": {},
+            "split": {"random": {"scheme": "random"}, "allow_leaks": True},
+            "model": {"name": "cnn", "width": 4, "blocks": 1, **model},
+            "task": {"name": "classification"}, "optim": {"name": "adamw"},
+            "trainer": {"batch_size": 4, "device": "cpu", "precision": "fp32", **trainer},
+        }  # fmt: skip
+        (folder / "config").mkdir()
+        for name, values in sections.items():
+            text = yaml.safe_dump(settings.check(name, values), sort_keys=False)
+            (folder / "config" / f"{name}.yaml").write_text(text)
+
+        def verb(*words: str) -> None:
+            with contextlib.chdir(folder):
+                cli.app(list(words), standalone_mode=False)
+
+        config, data = ("--config", "config"), ("--data", "fetched")
+        verb("fetch", *config, "--out", "fetched", "--state", "state/fetch")
+        verb("scenes", *config, *data, "--out", "scenes.json")
+        (shard,) = json.loads((folder / "scenes.json").read_text())["shards"]
+        shard = shard["name"]
+        scenes, patches = ("--scenes", "scenes.json"), ("--patches", "patches/manifest.json")
+        verb("patches", *config, *data, *scenes, "--shard", shard, "--out", f"patches/{shard}")
+        verb("index", *config, *scenes, "--out", "patches/manifest.json")
+        verb("split", *config, *data, *patches, "--name", "random", "--out", "split/random")
+        split = ("--split", "split/random")
+        verb("measure", *patches, *split, "--shard", shard, "--out", "sums.npz")
+        verb("statistics", *patches, "--sums", "sums.npz", "--out", "split/random/statistics.json")
+
+    return prepare

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import fcntl
-import io
 import itertools
 import json
 import os
@@ -16,7 +14,6 @@ import signal
 import subprocess
 import sys
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +24,6 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from PIL import Image
 from pytorch_lightning import Trainer
 from pytorch_lightning.loops.fit_loop import _FitLoop
 
@@ -270,64 +266,13 @@ EPOCHS, STEPS = 6, 27
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+def prepared(
+    tmp_path_factory: pytest.TempPathFactory, prepare_run: Callable[..., None]
+) -> Iterator[Runs]:
     """Images of three classes, cut and split by the verbs, and a run that nobody disturbed."""
     folder = tmp_path_factory.mktemp("runs")
-    rng = np.random.default_rng(0)
-    drawn: dict[str, bytes] = {}
-    for number, name in enumerate(("Crop", "Forest", "River")):
-        for image in range(50):
-            pixels = rng.integers(0, 200, (16, 16, 3), np.uint8)
-            pixels[..., number] += 40
-            stream = io.BytesIO()
-            Image.fromarray(pixels).save(stream, "png")
-            drawn[f"Tiny/{name}/{name}_{image}.png"] = stream.getvalue()
-    (folder / "data").mkdir()
-    with zipfile.ZipFile(folder / "data/tiny.zip", "w") as archive:
-        for name, content in drawn.items():
-            archive.writestr(name, content)
-    sections = {
-        "data": {
-            "name": "tiny", "title": "Tiny", "licence": "none", "citation": "none",
-            "folder": str(folder / "data"),
-            "layout": {"name": "class_folders", "archive": "tiny.zip"},
-            "bands": [
-                {"name": name, "wavelength_nm": nm, "gsd_m": 10.0}
-                for name, nm in (("red", 665.0), ("green", 560.0), ("blue", 490.0))
-            ],
-            "rgb": ["red", "green", "blue"], "scale": 255.0, "labels": "patch",
-            "classes": {"Crop": "#aa0000", "Forest": "#00aa00", "River": "#0000aa"},
-        },
-        "patches": {}, "quality": {},
-        "split": {"random": {"scheme": "random"}, "allow_leaks": True},
-        "model": {"name": "cnn", "width": 4, "blocks": 1, "dropout": 0.5},
-        "task": {"name": "classification"}, "optim": {"name": "adamw"},
-        "trainer": {
-            "epochs": EPOCHS, "batch_size": 4, "device": "cpu", "precision": "fp32",
-            "augment": AUGMENT, "checkpoint_minutes": 0.0,
-        },
-    }  # fmt: skip
-    (folder / "config").mkdir()
-    for name, values in sections.items():
-        text = yaml.safe_dump(settings.check(name, values), sort_keys=False)
-        (folder / "config" / f"{name}.yaml").write_text(text)
-
-    def verb(*words: str) -> None:
-        with contextlib.chdir(folder):
-            cli.app(list(words), standalone_mode=False)
-
-    config, data = ("--config", "config"), ("--data", "fetched")
-    verb("fetch", *config, "--out", "fetched", "--state", "state/fetch")
-    verb("scenes", *config, *data, "--out", "scenes.json")
-    (shard,) = json.loads((folder / "scenes.json").read_text())["shards"]
-    shard = shard["name"]
-    scenes, patches = ("--scenes", "scenes.json"), ("--patches", "patches/manifest.json")
-    verb("patches", *config, *data, *scenes, "--shard", shard, "--out", f"patches/{shard}")
-    verb("index", *config, *scenes, "--out", "patches/manifest.json")
-    verb("split", *config, *data, *patches, "--name", "random", "--out", "split/random")
-    split = ("--split", "split/random")
-    verb("measure", *patches, *split, "--shard", shard, "--out", "sums.npz")
-    verb("statistics", *patches, "--sums", "sums.npz", "--out", "split/random/statistics.json")
+    trainer = {"epochs": EPOCHS, "augment": AUGMENT, "checkpoint_minutes": 0.0}
+    prepare_run(folder, {"dropout": 0.5}, trainer)
     runs = Runs(folder)
     runs.start("straight")
     assert runs.ended() == 0, runs.log.read_text()

@@ -14,8 +14,8 @@ from swath.learn import augment
 from swath.learn.augment import (
     _in_groups,
     _one_by_one,
-    augmented,
     box,
+    draw,
     dropped,
     one_hot,
 )
@@ -23,6 +23,13 @@ from swath.learn.augment import (
 
 def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
+
+
+def augmented(image, label, generator, *, classes, **ways) -> augment.Batch:
+    """A whole batch, drawn and augmented."""
+    drawn = draw(image.shape, generator, **ways)
+    rows = np.arange(len(image))
+    return augment.augmented(image, label, drawn, rows, len(rows), classes=classes)
 
 
 def numbered(count: int, side: int, bands: int = 1) -> tuple[torch.Tensor, torch.Tensor]:

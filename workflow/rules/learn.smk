@@ -27,11 +27,12 @@ rule train:
     resources:
         mem_mb=8000,
         runtime=1380,
+        processes="auto",
     shell:
         "swath --log {log:q} train --config results/{wildcards.experiment:q}/config"
         " --patches {input.patches:q} --split {params.split:q} --fold {wildcards.fold:q}"
         " --seed {wildcards.seed:q} --code {params.code:q} --state state/runs --out {params.out:q}"
-        " --minutes {resources.runtime}"
+        " --minutes {resources.runtime} --processes {resources.processes:q}"
 
 
 rule infer:

@@ -1,10 +1,10 @@
 """What lets a run survive its attempts: checkpoints at any step, and stopping when it is asked.
 
-A run's folder `state/<run_id>` belongs to one process at a time and holds what a killed attempt
-leaves. `last.ckpt` says where the run stands, to the batch: weights, optimizer, schedule, random
-states, the sums of the epoch and the history. So an attempt that goes on does, bit for bit on one
-CPU, what the killed one would have done. Wall time decides when a checkpoint is written, never what
-is in it.
+A run's folder `state/<run_id>` belongs to one attempt at a time and holds what a killed one leaves;
+of several processes that train together the first alone writes there. `last.ckpt` says where the
+run stands, to the batch: weights, optimizer, schedule, random states, the sums of the epoch and the
+history. So an attempt that goes on does, bit for bit on one CPU, what the killed one would have
+done. Wall time decides when a checkpoint is written, never what is in it.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from swath.errors import RunError, StoppedError
 from swath.files import read_json, whole, write_json
 from swath.learn.batches import Batches
 from swath.learn.optim import has_stalled
+from swath.learn.together import Together
 
 log = logging.getLogger(__name__)
 
@@ -146,18 +147,25 @@ def stopped(state: Path, stop: Stop, when: str) -> StoppedError:
 
 
 class Progress:
-    """What earlier attempts have left: the history by epoch, and facts fixed at the start."""
+    """What earlier attempts have left: the history by epoch, and facts fixed at the start.
 
-    def __init__(self, state: Path) -> None:
-        self.path = state / "progress.json"
-        saved = read_json(self.path) if self.path.is_file() else {}
+    Args:
+        state: the run's folder.
+        together: the processes that train it; all have what the first has.
+    """
+
+    def __init__(self, state: Path, together: Together) -> None:
+        self.path, self.together = state / "progress.json", together
+        found = together.first and self.path.is_file()
+        saved = together.told(read_json(self.path) if found else {})[0]
         self.history: list[dict[str, float]] = saved.get("history", [])
         self.facts: dict[str, Any] = saved.get("facts", {"attempts": 0})
 
     def fixed(self, name: str, decide: Callable[[], Any]) -> Any:
         """A fact as the first attempt decided it."""
         if name not in self.facts:
-            self.facts[name] = decide()
+            decided = decide() if self.together.first else None
+            self.facts[name] = self.together.told(decided)[0]
         return self.facts[name]
 
     def begin_attempt(self) -> None:
@@ -167,7 +175,8 @@ class Progress:
 
     def save(self) -> None:
         """Write it, for people and for the next attempt."""
-        write_json(self.path, {"facts": self.facts, "history": self.history})
+        if self.together.first:
+            write_json(self.path, {"facts": self.facts, "history": self.history})
 
 
 class ProvenCheckpoints(TorchCheckpointIO):
@@ -266,6 +275,7 @@ class Attempt(Callback):
         seed: of the run.
         every_minutes: between two checkpoints.
         stop: asked at every step.
+        together: the processes that train the run.
     """
 
     def __init__(
@@ -280,7 +290,9 @@ class Attempt(Callback):
         seed: int,
         every_minutes: float,
         stop: Stop,
+        together: Together,
     ) -> None:
+        self.together = together
         self.state, self.batches, self.validation = state, batches, validation
         self.facts, self.progress, self.seed, self.stop = facts, progress, seed, stop
         self.monitor = monitor
@@ -326,8 +338,10 @@ class Attempt(Callback):
         """Go on where the last attempt stood."""
         self.stop.listen()  # Lightning has taken the signals
         epoch, batch = self.left.get("position", (0, 0))
-        if self.stop.wanted():
-            raise stopped(self.state, self.stop, "before its first step")
+        if self._is_to_stop():
+            raise self._stopped("before its first step")
+        self.together.agree("a checkpoint of (epoch, step)", (epoch, batch))
+        self.together.as_the_first(pl_module)
         self.saved = self.ticked = time.monotonic()
         if not self.left:
             return
@@ -354,6 +368,14 @@ class Attempt(Callback):
         torch.manual_seed(self.seed * 1_000_003 + trainer.current_epoch)
         self.began, self.looked_to = time.monotonic(), 0
 
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Draw for each process's share by itself, and alike where a run goes on."""
+        if self.together.size > 1:
+            place = (self.seed, trainer.current_epoch, batch_idx, self.together.rank)
+            torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
+
     def on_train_batch_end(
         self,
         trainer: Trainer,
@@ -370,8 +392,9 @@ class Attempt(Callback):
             self._look(trainer)
         if done % trainer.accumulate_grad_batches and done < len(self.batches):
             return  # the gradients of half a step are in no checkpoint
-        stop = self.stop.wanted(self.longest_step_s + self.longest_save_s)
-        if stop or time.monotonic() - self.saved >= self.every_s:
+        stop = self._is_to_stop()
+        due = self.together.first and time.monotonic() - self.saved >= self.every_s
+        if stop or due:
             self._save(trainer, pl_module, trainer.current_epoch, done)
         if stop:
             raise self._stopped()
@@ -395,14 +418,21 @@ class Attempt(Callback):
         self._tick()
         learner: Any = pl_module
         self.validated.append(learner.sums["val/loss"][0])
-        if self.stop.wanted(self.longest_step_s + self.longest_save_s):
+        if self._is_to_stop():
             learner.sums = self.trained
             self._save(trainer, pl_module, trainer.current_epoch, len(self.batches))
             raise self._stopped()
 
-    def _stopped(self) -> StoppedError:
+    def _is_to_stop(self) -> bool:
+        """Whether any of the processes is asked to: all stop at the same step."""
+        return self.together.any(self.stop.wanted(self.longest_step_s + self.longest_save_s))
+
+    def _stopped(self, when: str = "") -> StoppedError:
+        """The error of a stop; none of the processes ends before the checkpoint is written."""
+        reasons = self.together.told(self.stop.reason)
+        self.stop.reason = next(reason for reason in reasons if reason)
         epoch, batch = self.position
-        when = f"in epoch {epoch + 1}, after {batch} of {len(self.batches)} steps"
+        when = when or f"in epoch {epoch + 1}, after {batch} of {len(self.batches)} steps"
         return stopped(self.state, self.stop, when)
 
     def _tick(self) -> None:
@@ -434,7 +464,7 @@ class Attempt(Callback):
         history = self.progress.history
         best = max((old[self.monitor] for old in history), default=-math.inf)
         history.append(row)
-        if row[self.monitor] > best:
+        if row[self.monitor] > best and self.together.first:
             with whole(self.state / "best.ckpt") as part:
                 weights = learner.network.state_dict()
                 torch.save({"weights": weights, "facts": json.dumps(self.facts)}, part)
@@ -459,8 +489,9 @@ class Attempt(Callback):
         learner: Any = pl_module
         began = time.monotonic()
         self.position, self.trained = (epoch, batch), dict(learner.sums)
-        with whole(self.state / "last.ckpt") as part:
-            trainer.save_checkpoint(part)
+        if self.together.first:
+            with whole(self.state / "last.ckpt") as part:
+                trainer.save_checkpoint(part)
         self.saved = self.ticked = time.monotonic()
         self.longest_save_s = max(self.longest_save_s, self.saved - began)
 

@@ -6,6 +6,9 @@ run that goes on after a kill sees what it would have seen, in the middle of an 
 
 On a CPU each patch is cast straight from the map into the batch and normalised while it is in the
 cache. For a GPU the stored integers are moved, which are fewer bytes, and the rest is done there.
+
+Where several processes train one run, each loads its share of every batch, and of the others' no
+more than the patches with which its own are mixed.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from swath.data.patchset import PatchSet
-from swath.learn.augment import Batch, augmented
+from swath.learn.augment import Batch, Drawn, augmented, draw
 
 BLOCK_BYTES = 16 << 20
 """Patches read in one go, where a set is larger than memory: a disk is fast in long pieces."""
@@ -51,8 +54,10 @@ class Batches:
         seed: of the order and the augmentation; None keeps the given order.
         shuffle: `full` draws one permutation, `blocks` reads a set larger than memory in long
             pieces (see `block_shuffled`).
-        augment: settings of `swath.learn.augment.augmented`.
+        augment: settings of `swath.learn.augment.draw`.
         device: where batches are wanted.
+        rank: of this process, which has its share of each batch (see `share`).
+        processes: that train together.
     """
 
     def __init__(
@@ -67,7 +72,10 @@ class Batches:
         shuffle: Literal["full", "blocks"] = "full",
         augment: Mapping[str, Any] | None = None,
         device: str = "cpu",
+        rank: int = 0,
+        processes: int = 1,
     ) -> None:
+        self.rank, self.processes = rank, processes
         self.patches, self.which, self.batch_size = patches, which, batch_size
         self.seed, self.shuffle, self.augment = seed, shuffle, augment
         self.device = torch.device(device)
@@ -84,6 +92,10 @@ class Batches:
     def start(self, epoch: int, batch: int = 0) -> None:
         """Let the next iteration begin with this batch of this epoch."""
         self.epoch, self.first = epoch, batch
+
+    def patches_of(self, batch: int) -> int:
+        """Patches in a batch, of all processes."""
+        return min(self.batch_size, len(self.which) - batch * self.batch_size)
 
     def members(self, epoch: int, batch: int) -> NDArray[np.int64]:
         """Numbers of the patches of a batch."""
@@ -123,15 +135,18 @@ class Batches:
             self.patches.image.announce(soon)
 
     def _batch(self, chosen: NDArray[np.int64], number: int) -> Batch:
-        image = self._image(chosen)
-        stored = torch.from_numpy(self.patches.label.gather(chosen))
+        drawn = Drawn()
+        if self.seed is not None and self.augment is not None:
+            generator = np.random.default_rng((self.seed, self.epoch, number))
+            drawn = draw((len(chosen), *self.patches.image.shape[1:]), generator, **self.augment)
+        own = share(len(chosen), self.rank, self.processes)
+        rows = drawn.rows(own, len(chosen))
+        image = self._image(chosen[rows])
+        stored = torch.from_numpy(self.patches.label.gather(chosen[rows]))
         # Several labels a patch are shares of classes, as mixed labels are.
         label = stored.to(self.device, torch.float32 if stored.ndim == 2 else torch.int64)
-        if self.seed is None or self.augment is None:
-            return image, label
-        generator = np.random.default_rng((self.seed, self.epoch, number))
         classes = len(self.patches.classes)
-        return augmented(image, label, generator, classes=classes, **self.augment)
+        return augmented(image, label, drawn, rows, own.stop - own.start, classes=classes)
 
     def _image(self, chosen: NDArray[np.int64]) -> Tensor:
         source = self.patches.image
@@ -167,6 +182,13 @@ class Batches:
         self._rooms = [both for both in self._rooms if both[0] is not room]
         self._rooms.append((room, weakref.ref(view)))
         return view
+
+
+def share(patches: int, rank: int, processes: int) -> slice:
+    """Which patches of a batch a process has; of fewer than there are processes each has all."""
+    if patches < processes:
+        return slice(0, patches)
+    return slice(rank * patches // processes, (rank + 1) * patches // processes)
 
 
 def block_shuffled(

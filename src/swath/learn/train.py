@@ -11,7 +11,8 @@ import itertools
 import json
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 from swath import registry
 from swath.data.patchset import PatchSet
 from swath.errors import RunError
+from swath.launch import Place, place_of, with_others
 from swath.learn.attempts import Attempt, EarlyStop, Progress, ProvenCheckpoints, Stop, alone
 from swath.learn.augment import Batch
 from swath.learn.batches import Batches, suited_shuffle
@@ -36,6 +38,7 @@ from swath.learn.memory import enough_memory
 from swath.learn.optim import Averaged, prepare
 from swath.learn.symmetry import SymmetryAveraged
 from swath.learn.tasks import Task
+from swath.learn.together import Together, joined
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +68,10 @@ class Outcome:
     model: Path
     """The best network: weights and all that is needed to use it."""
     facts: dict[str, Any]
-    """parameters, epochs, seconds, device, precision, channels_last, compile, attempts."""
+    """parameters, epochs, seconds, device, processes, precision, channels_last, compile,
+    attempts."""
+    first: bool
+    """Whether this process is the first of those that have trained it, which writes the results."""
 
 
 def train(
@@ -78,6 +84,8 @@ def train(
     until_epoch: int | None = None,
     deadline: float | None = None,
     code: str = "",
+    processes: int | None = 1,
+    command: Sequence[str] = (),
     model: dict[str, Any],
     task: dict[str, Any],
     optim: dict[str, Any],
@@ -94,20 +102,26 @@ def train(
         until_epoch: stop after this epoch of the schedule; None goes to its end.
         deadline: when this process will be ended, in seconds since 1970; it stops before.
         code: fingerprint of the code; a checkpoint of other code is refused.
+        processes: that train together, each a share of every batch, each on a GPU of its own; None
+            is as many as were started, or one a GPU. Where none but this one was started, the
+            others are, on this machine. What is learnt does not depend on it.
+        command: starts another process that calls this again, with the same arguments.
         model: name and settings of the network.
         task: name and settings of the task.
         optim: name and settings of the optimizer, and the schedule.
         trainer: the section of that name, complete.
 
     Raises:
-        RunError: a device that is not there, a task that does not fit the labels, an empty part,
-            an augmentation that does not fit the patches, too little memory, a checkpoint of
-            another run or none at all, or a loss that is no longer finite.
+        RunError: a device that is not there, other processes than were asked for, a task that does
+            not fit the labels, an empty part, an augmentation that does not fit the patches, too
+            little memory, a checkpoint of another run or none at all, or a loss that is no longer
+            finite.
         StoppedError: a signal or the deadline came first; called again it goes on.
     """
     _quieten()
     stop = Stop(deadline)
     device = _device(trainer["device"])
+    place = _place(processes, device, trainer["batch_size"])
     numbers = {part: _members(parts, part) for part in ("train", "val")}
     learns = _task(task, patches, numbers["train"])
     augment = trainer["augment"]
@@ -126,10 +140,19 @@ def train(
     }
     lasting = {k: v for k, v in trainer.items() if k not in NOT_LEARNT}
     run = {**what, "optim": optim, "trainer": lasting, "seed": seed, "code": code}
-    with stop.listening(), alone(state, stop):
-        progress = Progress(state)
+    with (
+        stop.listening(),
+        alone(state, stop) if place.first else nullcontext(),
+        with_others(place, command),
+        joined(place, device, [state.name, code, seed]) as together,
+    ):
+        progress = Progress(state, together)
         shuffle = progress.fixed("shuffle", lambda: _shuffle(trainer, patches, numbers["train"]))
-        given = what["statistics"] | {"device": "cuda" if device == "gpu" else "cpu"}
+        given = what["statistics"] | {
+            "device": "cuda" if device == "gpu" else "cpu",
+            "rank": place.rank,
+            "processes": place.size,
+        }
         training = partial(
             Batches, patches, numbers["train"], seed=seed, shuffle=shuffle, augment=augment, **given
         )
@@ -139,7 +162,9 @@ def train(
             fastest = functools.cache(lambda: _fastest(network, batches, device, trainer))
             precision = progress.fixed("precision", lambda: fastest()[0])
             channels_last = progress.fixed("channels_last", lambda: fastest()[1])
-            learner = _Learner(network, learns, optim, trainer, batches, channels_last)
+            learner = _Learner(
+                network, learns, optim, trainer, batches, validation, channels_last, together
+            )
             kept = what | {
                 "precision": precision,
                 "channels_last": channels_last,
@@ -148,12 +173,14 @@ def train(
             attempt = Attempt(
                 state, batches, validation, kept, progress, monitor=learns.monitor,
                 seed=seed, every_minutes=trainer["checkpoint_minutes"], stop=stop,
+                together=together,
             )  # fmt: skip
             early = EarlyStop(progress, learns.monitor, trainer["early_stopping"])
             epochs = min(until_epoch or trainer["epochs"], trainer["epochs"])
             lightning = Trainer(
                 accelerator=device,
-                devices=1,
+                # Lightning knows of one process alone; of the others, `together` does.
+                devices=[torch.cuda.current_device()] if device == "gpu" else 1,
                 precision="bf16-mixed" if precision == "bf16" else "32-true",
                 max_epochs=epochs,
                 logger=False,
@@ -165,13 +192,14 @@ def train(
                 accumulate_grad_batches=trainer["accumulate"],
                 # The one that stops looks at what the one that saves has written.
                 callbacks=[attempt, early],
-                # One process trains, also where Slurm's variables would have Lightning think
-                # otherwise.
+                # Slurm's variables alone would have Lightning think otherwise.
                 plugins=[LightningEnvironment(), ProvenCheckpoints(run)],
                 default_root_dir=state,
             )
             if len(progress.history) < epochs and not early.is_due():
-                wanted = progress.facts.get("compile", trainer["compile"])
+                wanted = trainer["compile"]
+                if together.size == 1:
+                    wanted = progress.facts.get("compile", wanted)
                 learner.compile_steps(precision, wanted, given["device"])
                 progress.fixed("compile", lambda: learner.compiled is not None)
                 progress.begin_attempt()
@@ -188,11 +216,13 @@ def train(
             "epochs": len(history),
             "seconds": float(history["seconds"].sum()),
             "device": _device_name(device),
+            "processes": place.size,
             "precision": precision,
             "channels_last": channels_last,
             "compile": progress.facts.get("compile", False),
             "attempts": progress.facts["attempts"],
         },
+        first=place.first,
     )
 
 
@@ -331,13 +361,19 @@ class _Learner(LightningModule):
         optim: dict[str, Any],
         trainer: dict[str, Any],
         batches: Batches,
+        validation: Batches,
         channels_last: bool,
+        together: Together,
     ) -> None:
         super().__init__()
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         self.trained = in_layout(network, channels_last)
         self.averaged = Averaged(network, trainer["ema"]) if trainer["ema"] else None
+        self.together, self.validation = together, validation
+        together.normalise_batches(self.trained)
         self.task, self.loss, self.metrics = task, task.loss, task.metrics
+        for metric in self.metrics.values():
+            metric.sync_on_compute = False  # each process measures whole batches
         self.optim, self.batches, self.accumulate = optim, batches, trainer["accumulate"]
         self.steps = trainer["epochs"] * -(-len(batches) // self.accumulate)
         self.sums: dict[str, Tensor] = {}
@@ -346,7 +382,20 @@ class _Learner(LightningModule):
     def compile_steps(
         self, precision: str, wanted: Literal["auto", True, False], device: str
     ) -> None:
-        """Compile the forward pass of the training, where it is wanted or gains time."""
+        """Compile the forward pass of the training, where it is wanted or gains time.
+
+        Raises:
+            RunError: it is wanted, and cannot be.
+        """
+        if self.together.size > 1:
+            # What they say to each other in the middle of a network is not compiled.
+            if wanted is True:
+                raise RunError(
+                    f"{self.together.size} processes train, whose steps are not compiled",
+                    where="trainer.compile",
+                    mend="set it to auto or false, or give --processes 1",
+                )
+            return
         if wanted is not False:
             image = next(iter(self.batches))[0].contiguous(memory_format=self.format)
             steps = self.steps * self.accumulate
@@ -359,16 +408,24 @@ class _Learner(LightningModule):
         """The network that is trained; in validation its average, which then is judged and kept."""
         return self.trained if self.training or self.averaged is None else self.averaged.network
 
-    def _loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _loss(self, batch: Batch, patches: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, answers and labels of a whole batch, of which this process may have a share."""
         image, label = batch
         forward = self.compiled if self.training and self.compiled else self.network
-        answer = forward(image.contiguous(memory_format=self.format))
-        return self.loss(answer, label), answer
+        with self.together.passing(patches):
+            answer = forward(image.contiguous(memory_format=self.format))
+        answer, label = (self.together.gathered(x, patches) for x in (answer, label))
+        return self.loss(answer, label), answer, label
 
     def training_step(self, batch: Batch, number: int) -> Tensor:
-        loss, _ = self._loss(batch)
-        self._add("train/loss", loss.detach(), len(batch[1]))
-        return loss if self.accumulate == 1 else loss * self._share(number, len(batch[1]))
+        patches = self.batches.patches_of(number)
+        loss, _, _ = self._loss(batch, patches)
+        self._add("train/loss", loss.detach(), patches)
+        loss = self.together.part(loss, patches)
+        return loss if self.accumulate == 1 else loss * self._share(number, patches)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.together.add_gradients(self.trained)
 
     def _share(self, number: int, patches: int) -> float:
         """What a batch counts among those of its step, times their number.
@@ -385,9 +442,10 @@ class _Learner(LightningModule):
             self.averaged.update(self.trained, self.trainer.global_step)
 
     def validation_step(self, batch: Batch, number: int) -> None:
-        loss, answer = self._loss(batch)
-        self._add("val/loss", loss, len(batch[1]))
-        self.metrics.update(self.task.decide(answer), batch[1].long())
+        patches = self.validation.patches_of(number)
+        loss, answer, label = self._loss(batch, patches)
+        self._add("val/loss", loss, patches)
+        self.metrics.update(self.task.decide(answer), label.long())
 
     def _add(self, name: str, value: Tensor, weight: int) -> None:
         """Sums stay on the device: asking for a number each step would wait for it."""
@@ -420,6 +478,32 @@ def _device(wanted: str) -> str:
             mend="set trainer.device=auto, or run where there is one",
         )
     return "gpu" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def _place(processes: int | None, device: str, batch_size: int) -> Place:
+    """Which process this is of those that train the run, with a GPU of its own where there are."""
+    devices = torch.cuda.device_count() if device == "gpu" else 1
+    place = place_of(processes, min(devices, batch_size))
+    if place.size > batch_size:
+        raise RunError(
+            f"batches of {batch_size} cannot be divided among {place.size} processes",
+            where=f"trainer.batch_size={batch_size}",
+            mend="set it larger, or give fewer --processes",
+        )
+    if device == "gpu":
+        # Slurm may show each process its own GPU and no other.
+        number = place.local if devices > 1 else 0
+        here = place.size if place.by == "swath" else number + 1
+        if here > devices:
+            raise RunError(
+                f"{here} processes want a GPU each, this machine has {devices}",
+                where="--processes",
+                mend=f"give --processes {devices}, or trainer.device=cpu",
+            )
+        torch.cuda.set_device(number)
+    elif place.by == "swath":  # they share this machine's processors
+        torch.set_num_threads(max(1, torch.get_num_threads() // place.size))
+    return place
 
 
 def _device_name(device: str) -> str:
