@@ -99,7 +99,8 @@ def delete(some: list[Leftover], workflow: Path) -> list[Leftover]:
 
 def _named(results: Path) -> tuple[dict[str, str], dict[str, str]]:
     """The runs that finished results name, and those that unfinished studies need: id -> result."""
-    finished, needed = {}, {}
+    finished: dict[str, str] = {}
+    needed: dict[str, str] = {}
     for facts in sorted(results.glob("**/runs/*/run.json")):
         # Written last: model and metrics are there.
         finished[read_json(facts)["run_id"]] = str(facts.parent.relative_to(results))
