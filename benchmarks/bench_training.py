@@ -288,7 +288,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         given = changed(sections(*arguments.set), compile=False)
         size = given["trainer"]["batch_size"]
-        few = patch_set(Path(name) / "few", 5 * size)
+        few = patch_set(Path(name) / "few", 9 * size)
         # What `auto` chooses here, by the shortest run that there is.
         two = patch_set(Path(name) / "two", 2 * size)
         facts = trained(two, changed(given, epochs=1), batches.Batches).facts
