@@ -608,13 +608,13 @@ def evaluate(
     """Turn predictions into figures with their confidence intervals.
 
     Reads: scores.yaml, predictions.npz, the patch set's labels.
-    Writes: scores.json, scores_by_scene.parquet.
+    Writes: scores.json, scores_by_scene.parquet, scores_by_region.parquet (blocks of the ground).
     """
     import numpy as np
 
     from swath.files import whole, write_json
     from swath.plan import read_sections
-    from swath.study.scores import by_group, confusions, reliability, score
+    from swath.study.scores import by_group, by_region, confusions, reliability, score
 
     settings = read_sections("evaluate", config)["scores"]
     opened, _ = _open(patches)
@@ -628,6 +628,8 @@ def evaluate(
     scenes = places["scene"].map(dict(enumerate(opened.facts["scenes"])))
     with whole(out / "scores_by_scene.parquet") as part:
         by_group(by_patch, sums, scenes).to_parquet(part, index=False)
+    with whole(out / "scores_by_region.parquet") as part:
+        by_region(by_patch, sums, places, settings["block_m"]).to_parquet(part, index=False)
     run = {"split": split, "fold": fold, "seed": seed, "part": "test", "patches": len(which)}
     pixels = int(by_patch.sum()) if predicted.ndim > 1 else None
     write_json(out / "scores.json", run | {"pixels": pixels} | figures)

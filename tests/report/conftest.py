@@ -27,7 +27,7 @@ from swath.data.scene import Scene
 from swath.data.shards import index_shards
 from swath.data.statistics import add_up, measure, summary
 from swath.report.page import write_report
-from swath.study.scores import by_group, confusions, reliability
+from swath.study.scores import by_group, by_region, confusions, reliability
 
 CLASSES = ("Water", "Forest", "Pasture", "Residential")
 COLOURS = ("#4477aa", "#228833", "#ccbb44", "#ee6677")
@@ -68,6 +68,7 @@ def _image(truth: np.ndarray, classes: int, rng: np.random.Generator) -> np.ndar
     return np.clip(spectra[truth].transpose(2, 0, 1) + noise, 1, 9999).astype(np.uint16)
 
 
+BLOCK_M = 5000.0
 BANDS = ("B02", "B03", "B04", "B08")
 
 
@@ -238,7 +239,7 @@ def _scores(
         ],
         "confusion": confusion.tolist(),
         "reliability": reliability(truth, predicted, confidence).sum(axis=0).tolist(),
-        "bootstrap": {"draws": 1000, "blocks": 12, "block_m": 5000.0},
+        "bootstrap": {"draws": 1000, "blocks": 12, "block_m": BLOCK_M},
     }
 
 
@@ -322,6 +323,9 @@ def _run(
     by_group(by_patch, reliability(truth, predicted, confidence), scenes).to_parquet(
         run / "scores_by_scene.parquet"
     )
+    by_region(
+        by_patch, reliability(truth, predicted, confidence), patches.places.iloc[test], BLOCK_M
+    ).to_parquet(run / "scores_by_region.parquet")
     more = {
         "run_id": "5e1f0c3a9d",
         "model": "resnet8",
