@@ -630,7 +630,7 @@ def evaluate(
     """Turn predictions into figures with their confidence intervals.
 
     Reads: scores.yaml, predictions.npz, the patch set's labels.
-    Writes: scores.json, scores_by_scene.parquet.
+    Writes: scores.json, scores_by_scene.parquet, scores_by_region.parquet (blocks of the ground).
     """
     import numpy as np
 

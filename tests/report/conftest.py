@@ -70,6 +70,7 @@ def _image(truth: np.ndarray, classes: int, rng: np.random.Generator) -> np.ndar
     return np.clip(spectra[truth].transpose(2, 0, 1) + noise, 1, 9999).astype(np.uint16)
 
 
+BLOCK_M = 5000.0
 BANDS = ("B02", "B03", "B04", "B08")
 
 
@@ -240,7 +241,7 @@ def _scores(
         ],
         "confusion": confusion.tolist(),
         "reliability": reliability(truth, predicted, confidence).sum(axis=0).tolist(),
-        "bootstrap": {"draws": 1000, "blocks": 12, "block_m": 5000.0},
+        "bootstrap": {"draws": 1000, "blocks": 12, "block_m": BLOCK_M},
     }
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from swath.errors import SwathError
+from swath.report import figures
 from swath.report.page import write_report
 from swath.report.tables import duration, page_tables, percent, points
 from swath.study.results import Measure, class_scores, pooled, read_experiment
@@ -141,6 +142,7 @@ def test_optional_parts_leave_their_sections_out(lean: Path, tmp_path: Path) -> 
         "runs",
         "runs/blocks-fold0-seed0/scores.json",
         "runs/blocks-fold0-seed0/scores_by_scene.parquet",
+        "runs/blocks-fold0-seed0/scores_by_region.parquet",
         "runs/blocks-fold0-seed0/metrics.parquet",
         "runs/blocks-fold0-seed0/predictions.npz",
     ],
@@ -210,7 +212,7 @@ def test_runs_on_several_labels_are_pooled(several: Path) -> None:
 def test_of_the_scenes_the_worst_stands_first(segmentation: Path) -> None:
     results = read_experiment(segmentation)
     split = results.splits[0]
-    (table,) = [t for t in page_tables(results, "")["scenes"] if t.caption.endswith(split.name)]
+    table = next(t for t in page_tables(results, "")["scenes"] if t.caption.endswith(split.name))
     assert table.caption == f"Scores by scene in percent, split {split.name}"
     assert [float(row[2]) for row in table.rows] == sorted(float(row[2]) for row in table.rows)
     by_scene = split.runs[0].by_scene.set_index("group")
@@ -221,6 +223,36 @@ def test_of_the_scenes_the_worst_stands_first(segmentation: Path) -> None:
         f"{by_scene.loc[worst, 'labels']:,.0f}",
         f"{100 * by_scene['overall_accuracy'].min():.1f}",
     )
+
+
+def test_of_the_regions_that_with_the_most_wrong_stands_first(segmentation: Path) -> None:
+    results = read_experiment(segmentation)
+    split = results.splits[0]
+    caption = f"Where most is wrong: 2 of 2 blocks of 5 km, scores in percent, split {split.name}"
+    (table,) = [t for t in page_tables(results, "")["scenes"] if t.caption == caption]
+    by_region = split.runs[0].by_region
+    wrong = by_region["labels"] * (1 - by_region["overall_accuracy"])
+    worst = by_region.loc[wrong.idxmax()]
+    # The scenes begin at 500 km and 590 km east in their zones, the corners of their blocks.
+    assert {row[0] for row in table.rows} == {"47.83° N, 9.03° E", "47.82° N, 16.24° E"}
+    assert table.rows[0][0].startswith(f"{worst['lat']:.2f}° N, {worst['lon']:.2f}")
+    accuracy = percent(worst["overall_accuracy"])
+    assert table.rows[0][1:4] == (f"{worst['labels']:,.0f}", f"{wrong.max():,.0f}", accuracy)
+    # Where there is one block, its scores are those of the split.
+    for run in results.runs:
+        run.by_region.drop(index=1, inplace=True)
+    assert not [t for t in page_tables(results, "")["scenes"] if "blocks of" in t.caption]
+    assert figures.regions(results, split) == []
+
+
+def test_a_region_of_a_plane_is_named_by_its_block(segmentation: Path) -> None:
+    results = read_experiment(segmentation)
+    for run in results.runs:
+        run.by_region["epsg"], run.by_region["column"] = -1, [3, 4]
+        run.by_region[["lon", "lat"]] = np.nan
+    table = next(t for t in page_tables(results, "")["scenes"] if "blocks of" in t.caption)
+    row = results.runs[0].by_region["row"].iloc[0]
+    assert {row[0] for row in table.rows} == {f"plane 1, column {c}, row {row}" for c in (3, 4)}
 
 
 def test_a_temperature_stands_with_what_it_does(segmentation: Path) -> None:

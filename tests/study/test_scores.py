@@ -15,6 +15,7 @@ from swath.study.scores import (
     BINS,
     block_numbers,
     by_group,
+    by_region,
     calibration_error,
     confusions,
     per_class,
@@ -256,3 +257,54 @@ def test_patches_without_a_place_are_a_block_each() -> None:
     numbers = block_numbers(mixed, 1e6)
     assert len(set(numbers[:3])) == len(set(numbers[8:])) == 1
     assert len(set(numbers.tolist())) == 1 + 5 + 1 and numbers.max() == 6
+
+
+@pytest.mark.parametrize(
+    "epsg, west, north, lon, lat",
+    [
+        # 500 km east is the zone's middle meridian, 9°; 25 m more of both is the block's centre.
+        (UTM, 500_000.0, 0.0, 9 + 25 * METRES, -25 * METRES),
+        (4326, 0.0, 0.0, 25 * METRES, -25 * METRES),
+        (-1, 0.0, 0.0, np.nan, np.nan),
+    ],
+)
+def test_a_region_knows_its_centre(epsg, west, north, lon, lat) -> None:
+    truth = np.zeros(1, np.uint8)
+    by_patch, sums = confusions(truth, truth, 2), reliability(truth, truth, np.ones(1))
+    where = pd.DataFrame({"west": [west], "north": [north], "epsg": [epsg]})
+    (row,) = by_region(by_patch, sums, where, 50.0).itertuples()
+    np.testing.assert_allclose((row.lon, row.lat), (lon, lat), atol=5e-6)
+    assert (row.epsg, row.column, row.row) == (epsg, west // 50, 0)
+
+
+@pytest.mark.parametrize("lat", [-56.0, 47.5])
+def test_the_centre_of_a_region_in_degrees_lies_amid_its_patches(lat: float) -> None:
+    side, step = 10_000.0, 250.0
+    north, east = np.mgrid[0:60_000:step, 0:60_000:step].reshape(2, -1)
+    at = lat + north * METRES
+    where = pd.DataFrame(
+        {"west": -3 + east * METRES / np.cos(np.radians(at)), "north": at, "epsg": 4326}
+    )
+    truth = np.zeros(len(where), np.uint8)
+    by_patch, sums = confusions(truth, truth, 2), reliability(truth, truth, np.ones(len(where)))
+    found = by_region(by_patch, sums, where, side)
+    means = where.groupby(block_numbers(where, side)).mean()
+    inner = (found["patches"] > 0.9 * (side / step) ** 2).to_numpy()
+    assert inner.sum() >= 9
+    np.testing.assert_allclose(found["lat"][inner], means["north"][inner], atol=2 * step * METRES)
+    np.testing.assert_allclose(found["lon"][inner], means["west"][inner], atol=4 * step * METRES)
+
+
+def test_regions_have_the_figures_of_their_patches_alone() -> None:
+    rng = np.random.default_rng(7)
+    truth, predicted = rng.integers(0, 3, (2, 40)).astype(np.uint8)
+    where = pd.concat([places(30), places(10, epsg=0)], ignore_index=True)
+    by_patch = confusions(truth, predicted, 3)
+    sums = reliability(truth, predicted, np.full(40, 0.7))
+    found = by_region(by_patch, sums, where, 6400.0)
+    numbers = block_numbers(where, 6400.0)[:30]
+    assert found["patches"].sum() == 30 and len(found) == len(np.unique(numbers)) > 3
+    for (_, row), number in zip(found.iterrows(), np.unique(numbers), strict=True):
+        mine = np.flatnonzero(numbers == number)
+        assert row["overall_accuracy"] == pytest.approx((truth == predicted)[mine].mean())
+    assert len(by_region(by_patch[30:], sums[30:], where[30:], 6400.0)) == 0

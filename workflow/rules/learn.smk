@@ -145,6 +145,7 @@ rule evaluate:
     output:
         "results/{experiment}/runs/{split}-fold{fold}-seed{seed}/scores.json",
         "results/{experiment}/runs/{split}-fold{fold}-seed{seed}/scores_by_scene.parquet",
+        "results/{experiment}/runs/{split}-fold{fold}-seed{seed}/scores_by_region.parquet",
     params:
         code=code("evaluate"),
         seed=lambda w: w.get("seed", 0),
@@ -174,6 +175,7 @@ use rule evaluate as evaluate_baseline with:
     output:
         "results/{experiment}/baselines/{split}-fold{fold}/scores.json",
         "results/{experiment}/baselines/{split}-fold{fold}/scores_by_scene.parquet",
+        "results/{experiment}/baselines/{split}-fold{fold}/scores_by_region.parquet",
     log:
         "results/{experiment}/log/evaluate-baseline-{split}-fold{fold}.log",
     benchmark:

@@ -28,6 +28,7 @@ rule report:
         expand("results/{{experiment}}/config/{section}.yaml", section=plan.SECTIONS),
         lambda w: of_runs("results/{experiment}/runs/{run}/scores.json", w.experiment),
         lambda w: of_runs("results/{experiment}/runs/{run}/scores_by_scene.parquet", w.experiment),
+        lambda w: of_runs("results/{experiment}/runs/{run}/scores_by_region.parquet", w.experiment),
         lambda w: of_runs("results/{experiment}/runs/{run}/tracking.json", w.experiment),
         lambda w: of_runs(
             "results/{experiment}/baselines/{split}-fold{fold}/scores.json", w.experiment

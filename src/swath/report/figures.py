@@ -27,8 +27,9 @@ import pandas as pd
 import rasterio
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PolyCollection
-from matplotlib.colors import to_rgb, to_rgba
+from matplotlib.colors import Normalize, to_rgb, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -37,6 +38,7 @@ from rasterio.crs import CRS
 from rasterio.enums import Resampling
 
 from swath.data.card import UNLABELLED
+from swath.data.grid import METRES_A_DEGREE
 from swath.registry import registered
 from swath.study.results import Experiment, SceneMap, Scores, Split, Study
 
@@ -507,6 +509,51 @@ def _class_means(results: Experiment, split: Split) -> np.ndarray:
         total = (image * mine).sum(axis=(0, 2, 3))
         sums.append(np.where(count, total / np.maximum(count, 1), np.nan))
     return np.array(sums)
+
+
+# Scores on a map
+
+
+@registered("figure")
+@section("scenes")
+def regions(results: Experiment, split: Split) -> Panels:
+    """Where it is right.
+
+    Each square is a block of the ground, coloured by the share of its test labels that are answered
+    rightly, the mean over the runs that tested there. Blocks are those of the bootstrap; a block of
+    few labels is right or wrong by chance more than one of many.
+    """
+    table = split.by_region.dropna(subset=["lon", "lat"])
+    block_m = split.runs[0].scores.bootstrap.get("block_m")
+    if len(table) < 2 or not block_m:
+        return []
+    lon, lat = table[["lon", "lat"]].to_numpy().T
+    stretch = 1 / max(math.cos(math.radians(float(np.mean(lat)))), 0.1)
+    half = np.stack([np.full(len(lat), 1.0), np.cos(np.radians(lat))], axis=1)
+    half = block_m / 2 / METRES_A_DEGREE / np.maximum(half, 0.1)[:, ::-1]
+    corner = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
+    square = np.stack([lon, lat], axis=1)[:, None] + half[:, None] * corner
+    wide, high = np.ptp(square.reshape(-1, 2), axis=0)
+    figure, axes = _panel(4.1, min(max(3.0 * stretch * high / wide, 2.0), 5.0) + 0.9)
+    colours = colormaps["RdYlBu"](table["overall_accuracy"])
+    # Blocks far apart would be too small to be seen: they are drawn with a rim of their colour.
+    small = 2 * half[:, 0].max() < 0.02 * wide
+    axes.add_collection(
+        PolyCollection(
+            square, facecolor=colours, edgecolor=colours if small else PAPER,
+            linewidth=2.0 if small else 0.3, rasterized=len(table) > 1500,
+        )
+    )  # fmt: skip
+    axes.autoscale()
+    axes.set_aspect(stretch)
+    axes.set_xlabel("longitude, °")
+    axes.set_ylabel("latitude, °")
+    _few_ticks(axes)
+    scale = ScalarMappable(Normalize(0, 100), "RdYlBu")
+    bar = figure.colorbar(scale, ax=axes, location="top", aspect=40, pad=0.03)
+    bar.set_label("right, %")
+    bar.outline.set_visible(False)
+    return [figure]
 
 
 # The split on a map

@@ -47,7 +47,7 @@ SECTIONS = {
     "confusion": ("Confusion", ""),
     "calibration": ("Calibration", ""),
     "classes": ("Scores by class", ""),
-    "scenes": ("Scores by scene", ""),
+    "scenes": ("Scores by scene and region", ""),
     "data": ("The data and their checks", ""),
     "map": (
         "The split and its audit",

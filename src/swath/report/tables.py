@@ -53,6 +53,8 @@ CLASS_MEASURES = {
 }
 CHECKS_SHOWN = 30
 """scenes up to which each stands in the table of checks; of more, the worst"""
+REGIONS_SHOWN = 10
+"""blocks of the ground whose scores are listed"""
 SCENES_SHOWN = 15
 """scenes up to which the scores of each are listed; of more, the worst"""
 BANDS_LISTED = 30
@@ -161,7 +163,11 @@ def page_tables(results: Experiment, code: str) -> dict[str, list[Table]]:
         "training": [_runs_table(results.runs, trained)] if trained else [],
         "calibration": _calibration_table(results.runs, trained),
         "classes": [_classes_table(split, results) for split in trained],
-        "scenes": [table for split in trained for table in _scenes_table(split, results)],
+        "scenes": [
+            table
+            for split in trained
+            for table in (*_scenes_table(split, results), *_regions_table(split, results))
+        ],
         "data": [
             *_checks_table(results),
             *(table for split in results.splits for table in _bands_table(results, split)),
@@ -293,6 +299,44 @@ def _scenes_table(split: Split, results: Experiment) -> list[Table]:
             leaks_of([split]),
         )
     ]
+
+
+def _regions_table(split: Split, results: Experiment) -> list[Table]:
+    """The blocks of the ground with the most wrong labels; nothing where there is one block."""
+    table = split.by_region
+    if len(table) < 2:
+        return []
+    wrong = table["labels"] * (1 - table["overall_accuracy"])
+    shown = table.assign(wrong=wrong).sort_values("wrong", ascending=False).head(REGIONS_SHOWN)
+    names = ("overall_accuracy", "macro_f1", "calibration_error")
+    rows = [
+        (
+            _place(row),
+            f"{row['labels']:,.0f}",
+            f"{row['wrong']:,.0f}",
+            *(percent(row[name]) for name in names),
+        )
+        for _, row in shown.iterrows()
+    ]
+    unit = "pixels" if results.segmentation else "patches"
+    block_m = split.runs[0].scores.bootstrap.get("block_m")
+    return [
+        Table(
+            f"Where most is wrong: {len(shown)} of {len(table):,} blocks of {metres(block_m)}, "
+            f"scores in percent, split {split.name}",
+            ("Centre", f"Test {unit}", "Wrong", *(MEASURES[name] for name in names)),
+            rows,
+            leaks_of([split]),
+        )
+    ]
+
+
+def _place(block: pd.Series) -> str:
+    """Where a block lies: its centre, or its column and row where the plane has no georeference."""
+    if math.isnan(block["lat"]):
+        return f"plane {-block['epsg']:.0f}, column {block['column']:.0f}, row {block['row']:.0f}"
+    north, east = ("S" if block["lat"] < 0 else "N"), ("W" if block["lon"] < 0 else "E")
+    return f"{abs(block['lat']):.2f}° {north}, {abs(block['lon']):.2f}° {east}"
 
 
 def _checks_table(results: Experiment) -> list[Table]:

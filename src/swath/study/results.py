@@ -110,6 +110,8 @@ class Run:
     scores: Scores
     by_scene: pd.DataFrame
     """one row a scene of the test part: group, patches, labels, and its measures"""
+    by_region: pd.DataFrame
+    """likewise a row a block of the ground: epsg, column, row, lon, lat (°), and so on"""
     maps: tuple[SceneMap, ...]
 
     def predictions(self) -> dict[str, np.ndarray]:
@@ -155,6 +157,12 @@ class Split:
     def scores(self) -> Scores | None:
         """Test scores of all runs together; None where nothing was trained on the split."""
         return pooled([run.scores for run in self.runs]) if self.runs else None
+
+    @property
+    def by_region(self) -> pd.DataFrame:
+        """Test scores of each block of the ground, averaged over the runs that tested there."""
+        tables = [run.by_region for run in self.runs]
+        return pd.concat(tables).groupby(["epsg", "column", "row"], as_index=False).mean()
 
     @property
     def baseline(self) -> Scores | None:
@@ -417,6 +425,7 @@ def _run(folder: Path, experiment: Path, project: Path) -> Run:
         metrics=_table(folder / "metrics.parquet"),
         scores=_scores(folder / "scores.json"),
         by_scene=_table(folder / "scores_by_scene.parquet"),
+        by_region=_table(folder / "scores_by_region.parquet"),
         maps=_maps(experiment / "maps" / folder.name, split, fold, project),
     )
 

@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from rasterio.crs import CRS
+from rasterio.warp import transform
 
 from swath.data.card import UNLABELLED
-from swath.data.grid import degrees_in_metres
+from swath.data.grid import METRES_A_DEGREE, degrees_in_metres
 
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -135,6 +136,13 @@ def block_numbers(places: pd.DataFrame, block_m: float) -> NDArray[np.int64]:
         places: epsg, west and north (units of the CRS; m in local planes) of each patch.
         block_m: side of a block.
     """
+    key = _blocks(places, block_m)
+    numbers: NDArray[np.int64] = np.unique(key, axis=0, return_inverse=True)[1].ravel()
+    return numbers
+
+
+def _blocks(places: pd.DataFrame, block_m: float) -> Counts:
+    """(patch, 3): epsg, and column and row of the block, counted from the origin of its map."""
     epsg = places["epsg"].to_numpy(np.int64)
     west, north = (places[side].to_numpy(np.float64, copy=True) for side in ("west", "north"))
     for code in np.unique(epsg[epsg > 0]):
@@ -148,9 +156,24 @@ def block_numbers(places: pd.DataFrame, block_m: float) -> NDArray[np.int64]:
     column, row = np.floor(west / block_m), np.floor(-north / block_m)
     nowhere = epsg == 0
     column[nowhere], row[nowhere] = np.flatnonzero(nowhere), 0
-    key = np.stack([epsg, column, row], axis=1)
-    numbers: NDArray[np.int64] = np.unique(key, axis=0, return_inverse=True)[1].ravel()
-    return numbers
+    return np.stack([epsg, column, row], axis=1).astype(np.int64)
+
+
+def _centres(blocks: Counts, block_m: float) -> tuple[Floats, Floats]:
+    """Longitude and latitude (WGS84) of the centre of blocks (block, 3); NaN in local planes."""
+    lon, lat = np.full(len(blocks), np.nan), np.full(len(blocks), np.nan)
+    for code in np.unique(blocks[blocks[:, 0] > 0, 0]):
+        at, crs = blocks[:, 0] == code, CRS.from_epsg(int(code))
+        x, y = (blocks[at, 1] + 0.5) * block_m, -(blocks[at, 2] + 0.5) * block_m
+        if crs.is_geographic:
+            # As long as in `degrees_in_metres`: along the parallel in the middle of the row.
+            y = y / METRES_A_DEGREE
+            x = x / (METRES_A_DEGREE * np.cos(np.radians(np.clip(y, -89, 89))))
+        else:
+            metres = crs.linear_units_factor[1]
+            x, y = x / metres, y / metres
+        lon[at], lat[at] = transform(crs, "EPSG:4326", x, y)
+    return lon, lat
 
 
 def by_group(by_patch: Counts, sums: Floats, groups: pd.Series) -> pd.DataFrame:
@@ -172,6 +195,29 @@ def by_group(by_patch: Counts, sums: Floats, groups: pd.Series) -> pd.DataFrame:
     known = (table["labels"] > 0).to_numpy()
     figures = summary(counts[known]) | {"calibration_error": calibration_error(bins[known])}
     return table[known].reset_index(drop=True).assign(**figures)
+
+
+def by_region(by_patch: Counts, sums: Floats, places: pd.DataFrame, block_m: float) -> pd.DataFrame:
+    """Overall figures of each square block of the ground, those of the bootstrap in `score`.
+
+    Args:
+        by_patch: confusion matrices (patch, true, predicted).
+        sums: (patch, bin, 3) as `reliability` gives them.
+        places: the same patches' places, as `block_numbers` takes them; those without are left out.
+        block_m: side of a block.
+
+    Returns:
+        A row a block with labels: epsg, column and row (of blocks, from the origin of the map to
+        the east and south), lon and lat of its centre (°, WGS84; NaN in a local plane), patches,
+        labels, then the figures of `by_group`.
+    """
+    placed = (places["epsg"] != 0).to_numpy()
+    blocks, number = np.unique(_blocks(places[placed], block_m), axis=0, return_inverse=True)
+    table = by_group(by_patch[placed], sums[placed], pd.Series(number.ravel()))
+    blocks = blocks[table.pop("group").to_numpy(np.int64)]
+    lon, lat = _centres(blocks, block_m)
+    where = {"epsg": blocks[:, 0], "column": blocks[:, 1], "row": blocks[:, 2]}
+    return pd.concat([pd.DataFrame(where | {"lon": lon, "lat": lat}), table], axis=1)
 
 
 def _summed(by_patch: NDArray[Any], number: NDArray[np.int64], groups: int) -> NDArray[Any]:
