@@ -444,7 +444,8 @@ def infer(
 
     Reads: best.ckpt, the patch set, the split.
     Writes: predictions.npz (patch, predicted, confidence); of several labels a patch, predicted is
-    0 or 1 and confidence the probability that it is there, each by class.
+    0 or 1 and confidence the probability that it is there, each by class; of a target there is no
+    confidence.
     """
     import numpy as np
 
@@ -610,19 +611,26 @@ def evaluate(
     """
     import numpy as np
 
-    from swath.data.card import UNLABELLED
+    from swath.data.scene import is_labelled
     from swath.files import whole, write_json
     from swath.plan import read_sections
-    from swath.study import scores, several
+    from swath.study import regression, scores, several
 
     settings = read_sections("evaluate", config)["scores"]
     opened, _ = _open(patches)
     with np.load(predictions) as saved:
-        which, predicted, confidence = (saved[k] for k in ("patch", "predicted", "confidence"))
+        which, predicted, confidence = (
+            saved.get(key) for key in ("patch", "predicted", "confidence")
+        )
     truth = opened.label.gather(which)
     places = opened.places.iloc[which].reset_index(drop=True)
     scenes = places["scene"].map(dict(enumerate(opened.facts["scenes"])))
-    if opened.facts["labels"] == "several":
+    if opened.facts.get("target"):
+        off = regression.sums(truth, predicted)
+        figures = regression.score(off, places, **settings)
+        by_scene = regression.by_group(off, scenes)
+        headline = "rmse"
+    elif opened.facts["labels"] == "several":
         decisions = several.Decisions(truth, predicted, confidence)
         figures = several.score(decisions, places, opened.classes, **settings)
         by_scene = several.by_group(decisions, scenes)
@@ -636,7 +644,7 @@ def evaluate(
     with whole(out / "scores_by_scene.parquet") as part:
         by_scene.to_parquet(part, index=False)
     run = {"split": split, "fold": fold, "seed": seed, "part": "test", "patches": len(which)}
-    pixels = int((truth != UNLABELLED).sum()) if opened.facts["labels"] == "pixel" else None
+    pixels = int(is_labelled(truth).sum()) if opened.facts["labels"] == "pixel" else None
     write_json(out / "scores.json", run | {"pixels": pixels} | figures)
     log.info("test/%s %.4f on split %s", headline, figures[headline]["value"], split)
 
@@ -894,7 +902,8 @@ def _write_predictions(path: Path, which: NDArray[np.int64], answer: Answer) -> 
     from swath.files import whole
 
     with whole(path) as part:
-        np.savez_compressed(part, patch=which, **answer._asdict())
+        said = {name: of for name, of in answer._asdict().items() if of is not None}
+        np.savez_compressed(part, patch=which, **said)
 
 
 def main() -> None:

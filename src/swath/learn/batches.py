@@ -124,8 +124,9 @@ class Batches:
     def _batch(self, chosen: NDArray[np.int64], number: int) -> Batch:
         image = self._image(chosen)
         stored = torch.from_numpy(self.patches.label.gather(chosen))
-        # Several labels a patch are shares of classes, as mixed labels are.
-        label = stored.to(self.device, torch.float32 if stored.ndim == 2 else torch.int64)
+        # Several labels a patch are shares of classes, as mixed labels are; a target is a number.
+        shares = stored.ndim == 2 or stored.is_floating_point()
+        label = stored.to(self.device, torch.float32 if shares else torch.int64)
         if self.seed is None or self.augment is None:
             return image, label
         generator = np.random.default_rng((self.seed, self.epoch, number))

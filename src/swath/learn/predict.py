@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +19,7 @@ from swath.data.patchset import PatchSet
 from swath.errors import RunError
 from swath.learn.answers import Answer, decided, joined
 from swath.learn.batches import Batches
+from swath.learn.tasks import in_unit
 from swath.learn.train import load
 
 log = logging.getLogger(__name__)
@@ -110,7 +113,15 @@ def predict_patches(
             where=model,
             mend="train on this patch set",
         )
-    say = _several if labels == "several" else _likeliest
+    if bool(facts.get("scale")) != bool(patches.facts.get("target")):
+        raise RunError(
+            "one of the model and the patch set is of numbers, the other of classes",
+            where=model,
+            mend="train on this patch set",
+        )
+    say: Callable[[Tensor], Answer] = _several if labels == "several" else _likeliest
+    if facts.get("scale"):
+        say = partial(_numbers, scale=facts["scale"])
     batches = Batches(
         patches, which, batch_size=batch_size, device=trained.device.type, **facts["statistics"]
     )
@@ -133,3 +144,8 @@ def _likeliest(answer: Tensor) -> Answer:
 def _several(answer: Tensor) -> Answer:
     """Whether each class is there, and its probability, from an answer (batch, class)."""
     return decided(answer.float().sigmoid().cpu().numpy())
+
+
+def _numbers(answer: Tensor, scale: tuple[float, float]) -> Answer:
+    """Numbers in the target's unit from an answer (batch, 1[, y, x])."""
+    return Answer(in_unit(answer, scale).cpu().numpy(), None)

@@ -105,7 +105,7 @@ FULL_SIDE_PX, SMALL_SIDE_PX = 700, 460
 """longest side of a drawn raster, where there are few of them and where there are many"""
 MONITORS = {
     "val/accuracy": "Accuracy", "val/macro_f1": "Macro F1", "val/f1_micro": "Micro F1",
-    "val/miou": "Mean IoU", "val/map": "Mean average precision",
+    "val/miou": "Mean IoU", "val/map": "Mean average precision", "val/r2": "R²",
 }  # fmt: skip
 """what `task.monitor` may be, as a title"""
 COUNTED_CLASSES = 12
@@ -135,7 +135,7 @@ def comparison(results: Experiment) -> Panels:
     question.
     """
     splits = [split for split in results.splits if split.runs]
-    if len(splits) < 2:
+    if len(splits) < 2 or results.target:
         return []
     names = {
         "macro_ap": "Mean average precision", "overall_accuracy": "Overall accuracy",
@@ -228,7 +228,7 @@ def curves(results: Experiment, split: Split) -> Panels:
                 axes.axvline(best + 1, color=MUTED, linewidth=0.9, linestyle=":")
     loss_axes.legend(loc="upper right", bbox_to_anchor=(0.94, 1), labelcolor=INK)
     titles = {
-        loss_axes: "Loss", accuracy_axes: f"{MONITORS[monitor]}, %", rate_axes: "Learning rate",
+        loss_axes: "Loss", accuracy_axes: f"{MONITORS.get(monitor, monitor)}, %", rate_axes: "Learning rate",
     }  # fmt: skip
     for axes, title in titles.items():
         axes.set_title(title)
@@ -251,7 +251,7 @@ def confusion(results: Experiment, split: Split) -> Panels:
     class which was given the column's name. Up to twelve classes the cells hold the counts
     (patches, or pixels in segmentation; k thousand, M million).
     """
-    if results.labels == "several":
+    if results.labels == "several" or results.target:
         return []  # what was taken for what is not known of classes that are decided one by one
     scores = _scores(split)
     counts, count = scores.confusion, len(scores.classes)
@@ -302,6 +302,8 @@ def calibration(results: Experiment, split: Split) -> Panels:
     itself. Bars show how the answers are spread over the confidences. Where a patch has several
     labels, every class is an answer: of those that are 80 % probable, 80 % are there.
     """
+    if results.target:
+        return []
     scores = _scores(split)
     several = results.labels == "several"
     labels, right, sure = scores.reliability.T
@@ -339,6 +341,8 @@ def per_class(results: Experiment, split: Split) -> Panels:
     one recall (how much of what is so was found); where a patch has several labels, the diamond is
     the average precision over all thresholds. Classes stand from best to worst.
     """
+    if results.target:
+        return []
     scores = _scores(split)
     table = scores.per_class.sort_values("f1", ascending=False, na_position="last")
     names = [_cut_off(str(name), 32) for name in table.index]
@@ -418,6 +422,46 @@ def curve(there: np.ndarray, probability: np.ndarray) -> tuple[np.ndarray, np.nd
     return np.append(precision[:1], precision), np.append(0.0, found / found[-1])
 
 
+@registered("figure")
+@section("numbers")
+def predicted_numbers(results: Experiment, split: Split) -> Panels:
+    """What was predicted against what is so, and how far it is off.
+
+    Left, labels of the test part of the first run, darker where there are many; on the dashed line
+    they are predicted as they are. Right, the differences: above 0 is too high. The few that lie
+    farthest out are left out on the left, and drawn at the border on the right.
+    """
+    if not results.target:
+        return []
+    stored = split.runs[0].predictions()
+    truth = results.patches.label.gather(stored["patch"])
+    known = np.isfinite(truth)
+    true, said = truth[known].astype(np.float64), stored["predicted"][known].astype(np.float64)
+    if not len(true):
+        return []
+    unit = f", {results.target['unit']}" if results.target["unit"] else ""
+    few = 0.001 if len(true) > 1000 else 0.0
+    low, high = np.quantile(np.concatenate([true, said]), [few, 1 - few])
+    against, axes = _panel(WIDTH, WIDTH - 0.4)
+    counts, x, y = np.histogram2d(true, said, bins=60, range=[[low, max(high, low + 1e-6)]] * 2)
+    shade = colormaps["Blues"](0.15 + 0.85 * np.sqrt(counts.T / counts.max()))
+    shade[counts.T == 0] = 0
+    axes.imshow(shade, extent=(x[0], x[-1], y[0], y[-1]), origin="lower", interpolation="none")
+    axes.plot([low, high], [low, high], color=MUTED, linestyle=(0, (4, 3)), linewidth=1)
+    axes.set_xlabel(f"true{unit}")
+    axes.set_ylabel(f"predicted{unit}")
+    axes.set_title(results.target["name"])
+    _few_ticks(axes)
+    off, off_axes = _panel(WIDTH, WIDTH - 0.4)
+    far = float(np.quantile(np.abs(said - true), 0.995)) or 1.0
+    off_axes.hist((said - true).clip(-far, far), bins=41, color=ACCENT, alpha=0.6)
+    off_axes.axvline(0, color=MUTED, linewidth=1)
+    off_axes.set_xlabel(f"predicted − true{unit}")
+    off_axes.set_ylabel("labels")
+    _few_ticks(off_axes)
+    return [against, off]
+
+
 # The data
 
 
@@ -452,7 +496,7 @@ def spectra(results: Experiment, split: Split) -> Panels:
         )  # fmt: skip
     axes.set_title(f"Training part{_of_fold(split)}" + (f", {dates} dates" * (dates > 1)))
     axes.legend(loc="best", labelcolor=INK)
-    if dates > 1:
+    if dates > 1 or results.target:
         return [figure]
     by_class, class_axes = _panel(WIDTH + 0.4, 2.6)
     place, order = _band_axis(results, class_axes, mean.shape[1])
@@ -626,7 +670,7 @@ def examples_wrong(results: Experiment, split: Split) -> Panels:
     Test patches in true colour, from the most confident mistake on, at most two for each pair of
     classes. Above each stands its true class, below it what was predicted and how surely.
     """
-    if results.labels != "patch":
+    if results.labels != "patch" or results.target:
         return []
     found = _predictions(results, split).query("truth != predicted")
     found = found.sort_values(["confidence", "patch"], ascending=[False, True], kind="stable")
@@ -640,7 +684,7 @@ def examples_right(results: Experiment, split: Split) -> Panels:
 
     Test patches in true colour, drawn at random among the right predictions, class by class.
     """
-    if results.labels != "patch":
+    if results.labels != "patch" or results.target:
         return []
     found = _predictions(results, split).query("truth == predicted")
     found = found.sample(frac=1, random_state=0)
@@ -657,7 +701,7 @@ def examples_segmented(results: Experiment, split: Split) -> Panels:
     Image in true colour, truth, and prediction with its share of right pixels. The patches stand
     at even ranks of that share, so nobody picked them. Pixels without a label are left blank.
     """
-    if not results.segmentation:
+    if not results.segmentation or results.target:
         return []
     stored = split.runs[0].predictions()
     truth = results.patches.label.gather(stored["patch"])
@@ -804,7 +848,7 @@ def right_and_wrong(results: Experiment, split: Split) -> Panels:
 
     Each test patch at its longitude and latitude.
     """
-    if results.labels != "patch" or any(run.maps for run in split.runs):
+    if results.labels != "patch" or results.target or any(run.maps for run in split.runs):
         return []
     found = _predictions(results, split).set_index("patch")
     found = found[results.patches.places.loc[found.index, "epsg"] > 0]
