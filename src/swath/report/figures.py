@@ -228,8 +228,10 @@ def curves(results: Experiment, split: Split) -> Panels:
                 axes.axvline(best + 1, color=MUTED, linewidth=0.9, linestyle=":")
     loss_axes.legend(loc="upper right", bbox_to_anchor=(0.94, 1), labelcolor=INK)
     titles = {
-        loss_axes: "Loss", accuracy_axes: f"{MONITORS.get(monitor, monitor)}, %", rate_axes: "Learning rate",
-    }  # fmt: skip
+        loss_axes: "Loss",
+        accuracy_axes: f"{MONITORS.get(monitor, monitor)}, %",
+        rate_axes: "Learning rate",
+    }
     for axes, title in titles.items():
         axes.set_title(title)
         axes.set_xlabel("epoch")
