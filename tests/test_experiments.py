@@ -24,7 +24,7 @@ PRUNED = {
     "sen1floods11_sample": (
         "patches.fraction=0.5 trainer.epochs=1 trainer.precision=bf16 model.width=4"
     ),
-    "bigearthnet_sample": "trainer.epochs=1 trainer.precision=bf16 model.width=4",
+    "bigearthnet_sample": "trainer.epochs=1 trainer.precision=bf16",
     "eurosat_small": (
         "split=stratified patches.fraction=0.02 "
         "trainer.epochs=1 trainer.precision=bf16 model.width=8"

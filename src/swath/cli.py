@@ -12,6 +12,7 @@ import os
 import sys
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,8 @@ import typer
 from swath.errors import ConfigError, DataError, LeakError, StoppedError, SwathError, nearest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
@@ -468,7 +471,8 @@ def infer(
 
     Reads: best.ckpt, the patch set, the split.
     Writes: predictions.npz (patch, predicted, confidence); of several labels a patch, predicted is
-    0 or 1 and confidence the probability that it is there, each by class.
+    0 or 1 and confidence the probability that it is there, each by class; of a target there is no
+    confidence.
     """
     import numpy as np
 
@@ -634,33 +638,44 @@ def evaluate(
     """
     import numpy as np
 
-    from swath.data.card import UNLABELLED
+    from swath.data.scene import is_labelled
     from swath.files import whole, write_json
     from swath.plan import read_sections
-    from swath.study import scores, several
+    from swath.study import regression, scores, several
 
     settings = read_sections("evaluate", config)["scores"]
     opened, _ = _open(patches)
     with np.load(predictions) as saved:
-        which, predicted, confidence = (saved[k] for k in ("patch", "predicted", "confidence"))
+        which, predicted, confidence = (
+            saved.get(key) for key in ("patch", "predicted", "confidence")
+        )
     truth = opened.label.gather(which)
     places = opened.places.iloc[which].reset_index(drop=True)
     scenes = places["scene"].map(dict(enumerate(opened.facts["scenes"])))
-    if opened.facts["labels"] == "several":
+    of_groups: Callable[[pd.Series], pd.DataFrame]
+    if opened.facts.get("target"):
+        off = regression.sums(truth, predicted)
+        figures = regression.score(off, places, **settings)
+        of_groups = partial(regression.by_group, off)
+        headline = "rmse"
+    elif opened.facts["labels"] == "several":
         decisions = several.Decisions(truth, predicted, confidence)
         figures = several.score(decisions, places, opened.classes, **settings)
-        by_scene = several.by_group(decisions, scenes)
+        of_groups = partial(several.by_group, decisions)
         headline = "macro_ap"
     else:
         by_patch = scores.confusions(truth, predicted, len(opened.classes))
         sums = scores.reliability(truth, predicted, confidence)
         figures = scores.score(by_patch, sums, places, opened.classes, **settings)
-        by_scene = scores.by_group(by_patch, sums, scenes)
+        of_groups = partial(scores.by_group, by_patch, sums)
         headline = "overall_accuracy"
     with whole(out / "scores_by_scene.parquet") as part:
-        by_scene.to_parquet(part, index=False)
+        of_groups(scenes).to_parquet(part, index=False)
+    with whole(out / "scores_by_region.parquet") as part:
+        by_region = scores.by_region(of_groups, places, settings["block_m"])
+        by_region.to_parquet(part, index=False)
     run = {"split": split, "fold": fold, "seed": seed, "part": "test", "patches": len(which)}
-    pixels = int((truth != UNLABELLED).sum()) if opened.facts["labels"] == "pixel" else None
+    pixels = int(is_labelled(truth).sum()) if opened.facts["labels"] == "pixel" else None
     write_json(out / "scores.json", run | {"pixels": pixels} | figures)
     log.info("test/%s %.4f on split %s", headline, figures[headline]["value"], split)
 
@@ -968,7 +983,8 @@ def _write_predictions(path: Path, which: NDArray[np.int64], answer: Answer) -> 
     from swath.files import whole
 
     with whole(path) as part:
-        np.savez_compressed(part, patch=which, **answer._asdict())
+        said = {name: of for name, of in answer._asdict().items() if of is not None}
+        np.savez_compressed(part, patch=which, **said)
 
 
 def main() -> None:

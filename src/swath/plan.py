@@ -50,7 +50,13 @@ STAGES = {
     ),
     "baseline": Stage((), ("swath.learn.baseline",)),
     "evaluate": Stage(
-        ("scores",), ("swath.study.scores", "swath.study.several", "swath.data.patchset")
+        ("scores",),
+        (
+            "swath.study.scores",
+            "swath.study.several",
+            "swath.study.regression",
+            "swath.data.patchset",
+        ),
     ),
     "infer": Stage((), ("swath.learn.predict",)),
     "map": Stage(("data", "patches", "maps"), ("swath.learn.mapping",)),
@@ -117,7 +123,8 @@ class Experiment:
     @property
     def has_scenes(self) -> bool:
         """Whether whole scenes can be mapped (and not only single patches)."""
-        return bool(self.sections["data"]["labels"] == "pixel")
+        data = self.sections["data"]
+        return bool(data["labels"] == "pixel" and not data["target"])
 
 
 SECTIONS = settings.SECTIONS

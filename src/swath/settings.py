@@ -221,6 +221,12 @@ def check(section: str, values: Any) -> dict[str, Any]:
         if section == "data":
             if wrong := Card.model_validate(checked).inconsistency():
                 key, name = wrong
+                if checked["target"] and key in ("classes", "labels"):
+                    raise ConfigError(
+                        f"'{name}' does not go with a target, whose labels are numbers",
+                        where=f"data.{key}",
+                        mend="leave out classes, and set labels to patch or pixel",
+                    )
                 known = (
                     [b["name"] for b in checked["bands"]] if key == "rgb" else checked["classes"]
                 )

@@ -133,6 +133,20 @@ def test_a_wrong_fact_is_told_in_one_line_with_its_key(wrong: str) -> None:
     assert "\n" not in str(refused.value)
 
 
+def test_a_target_stands_in_the_place_of_classes() -> None:
+    written = facts("embedded") | {"classes": None, "target": {"name": "height", "unit": "m"}}
+    checked = check("data", written)
+    assert list(checked["classes"]) == ["height"] and checked["target"]["unit"] == "m"
+    assert check("data", checked) == checked, "as a section file has it"
+    for changed, word in (
+        ({"classes": facts("embedded")["classes"]}, "data.classes: 'Buildings'"),
+        ({"labels": "several"}, "data.labels: 'several'"),
+    ):
+        with pytest.raises(ConfigError, match=word) as error:
+            check("data", written | changed)
+        assert "does not go with a target" in str(error.value)
+
+
 def test_a_card_is_frozen() -> None:
     card = Card.model_validate(facts("eurosat"))
     with pytest.raises(ValidationError, match="frozen"):

@@ -21,7 +21,7 @@ from PIL import Image
 from rasterio.transform import from_origin
 
 from swath import cli, settings
-from swath.data.card import Card
+from swath.data.card import UNLABELLED, Card
 from swath.data.layouts.scene_folders import scene_folders
 from swath.data.mapped import Mapped
 from swath.data.patches import contents_of
@@ -102,6 +102,21 @@ def several() -> Callable[[PatchSet], PatchSet]:
         label = patches.contents.astype(np.uint8)
         facts = patches.facts | {"labels": "several"}
         return replace(patches, label=Mapped((label,), label.shape), facts=facts)
+
+    return turned
+
+
+@pytest.fixture
+def numbers() -> Callable[[PatchSet], PatchSet]:
+    """Gives a patch set whose labels are numbers, 40 and 10 for each class before, or none."""
+
+    def turned(patches: PatchSet) -> PatchSet:
+        label = patches.label.gather(np.arange(len(patches)))
+        value = np.where(label == UNLABELLED, np.nan, 40 + 10.0 * label).astype(np.float32)
+        contents = contents_of(value, 1)
+        facts = patches.facts | {"target": {"name": "height", "unit": "m"}, "classes": ["height"]}
+        mapped = Mapped((value,), value.shape)
+        return replace(patches, label=mapped, contents=contents, facts=facts)
 
     return turned
 

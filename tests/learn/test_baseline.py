@@ -42,6 +42,16 @@ def test_a_seed_gives_the_same_answer(patch_set, labels) -> None:
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("labels, shape", [("patch", (12,)), ("pixel", (12, 16, 16))])
+def test_numbers_are_found_by_patch_and_pixel(patch_set, numbers, labels, shape) -> None:
+    patches = numbers(patch_set(36, labels=labels))
+    patches.label.chunks[0][3] = np.nan  # what is not known teaches nothing
+    _, (predicted, confidence) = predict_baseline(patches, TRAIN, TEST, seed=0)
+    assert confidence is None and predicted.dtype == np.float32 and predicted.shape == shape
+    off = predicted - patches.label.gather(TEST)
+    assert np.sqrt((off**2).mean()) < 2.5, "of numbers that lie 10 apart"
+
+
 def test_several_labels_a_patch_are_each_found(patch_set, several) -> None:
     patches = several(patch_set(36))
     _, (predicted, probability) = predict_baseline(patches, TRAIN, TEST, seed=0)

@@ -439,6 +439,53 @@ def test_several_labels_a_patch_are_learnt_and_predicted(
     assert map_ == pytest.approx(best["val/map"], abs=1e-6)
 
 
+@pytest.mark.parametrize("labels, model", [("patch", "cnn"), ("pixel", "unet")])
+@pytest.mark.parametrize("loss", ["mse", "huber"])
+def test_numbers_are_learnt_and_predicted_in_their_unit(
+    patch_set, numbers, statistics, sections, tmp_path, labels, model, loss
+) -> None:
+    patches = numbers(patch_set(32, labels=labels))
+    if labels == "pixel":
+        patches.label.chunks[0][:, :3] = np.nan
+    size = CNN if model == "cnn" else {"model__width": 4, "model__depth": 1}
+    given = sections(model, "regression", **size, trainer__epochs=12, task__loss=loss)
+    found = train(patches, parts_of(32), statistics, tmp_path, **given, seed=0)
+    assert found.best_epoch == found.history["val/r2"].idxmax()
+    best = found.history.loc[found.best_epoch]
+    assert best["val/r2"] > 0.6
+    val = np.flatnonzero(parts_of(32) == "val")
+    predicted, confidence = predict_patches(found.model, patches, val)
+    truth = patches.label.gather(val)
+    known = np.isfinite(truth)
+    assert confidence is None and predicted.dtype == np.float32 and predicted.shape == truth.shape
+    off = (predicted - truth)[known]
+    assert best["val/rmse"] == pytest.approx(np.sqrt((off**2).mean()), rel=1e-4)
+    assert best["val/mae"] == pytest.approx(np.abs(off).mean(), rel=1e-4)
+    assert best["val/bias"] == pytest.approx(off.mean(), abs=1e-3)
+    r2 = metrics.r2_score(truth[known], predicted[known])
+    assert best["val/r2"] == pytest.approx(r2, rel=1e-4)
+    _, facts = load(found.model)
+    own = patches.label.gather(np.flatnonzero(parts_of(32) == "train"))
+    assert facts["scale"] == pytest.approx([np.nanmean(own), np.nanstd(own)], rel=1e-5)
+
+
+@pytest.mark.parametrize("task, of", [("regression", "classes"), ("classification", "numbers")])
+def test_numbers_and_classes_are_not_taken_for_each_other(
+    patch_set, numbers, statistics, sections, tmp_path, task, of
+) -> None:
+    patches = numbers(patch_set(16)) if of == "numbers" else patch_set(16)
+    learnt = "numbers" if of == "classes" else "classes"
+    with pytest.raises(RunError, match=f"learns {learnt}, the labels .* are {of}") as error:
+        train(patches, parts_of(16), statistics, tmp_path, **sections("cnn", task, **CNN), seed=0)
+    assert "\n" not in str(error.value)
+
+
+def test_numbers_are_not_mixed(patch_set, numbers, statistics, sections, tmp_path) -> None:
+    given = sections("cnn", "regression", **CNN, trainer__augment={"mixup": 0.2})
+    with pytest.raises(RunError, match="these labels are numbers"):
+        train(numbers(patch_set(16)), parts_of(16), statistics, tmp_path, **given, seed=0)
+
+
 def test_the_epoch_that_is_kept_is_the_best_by_what_is_monitored(
     patch_set, statistics, sections, tmp_path
 ) -> None:

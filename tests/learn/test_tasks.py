@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score, f1_score
 from torch.nn import functional as F
 
 from swath.errors import RunError
-from swath.learn.tasks import Task, classification, multilabel, segmentation, weights_of
+from swath.learn.tasks import Task, classification, multilabel, regression, segmentation, weights_of
 
 CLASSES = ["Water", "Forest", "Pasture"]
 CONTENTS = np.array([[6, 0, 0], [2, 3, 0], [0, 0, 1]])  # 8, 3 and 1 in all
@@ -39,6 +39,52 @@ def cost(make: Make, answer: torch.Tensor, label: torch.Tensor, **settings: Any)
 def softmax(x: np.ndarray) -> np.ndarray:
     powers = np.exp(x - x.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)
+
+
+# ---- numbers ----------------------------------------------------------------------------------
+
+# Of 3, 5 and 10: 18 in all, 134 their squares.
+SUMS = np.array([[2.0, 8, 34], [1, 10, 100], [0, 0, 0]])
+
+
+def test_numbers_are_learnt_in_deviations_from_the_mean_of_the_training_part() -> None:
+    learns = regression(SUMS, ["height"])
+    mean, deviation = 6.0, np.sqrt(134 / 3 - 36)
+    assert learns.scale == pytest.approx((mean, deviation))
+    label = torch.tensor([3.0, float("nan"), 10.0])
+    answer = torch.tensor([[0.5], [9.0], [-1.0]], requires_grad=True)
+    off = np.array([0.5 - (3 - mean) / deviation, -1 - (10 - mean) / deviation])
+    for loss, expected in (
+        ("mse", (off**2).mean()),
+        ("mae", np.abs(off).mean()),
+        ("huber", np.where(np.abs(off) < 2, off**2 / 2, 2 * (np.abs(off) - 1)).mean()),
+    ):
+        found = regression(SUMS, ["height"], loss=loss, delta=2.0).loss(answer, label)
+        assert found.item() == pytest.approx(expected, rel=1e-5), loss
+    found.backward()
+    assert answer.grad is not None and answer.grad[1] == 0 and answer.grad.isfinite().all()
+    nothing = regression(SUMS, ["height"]).loss(answer, torch.full((3,), float("nan")))
+    assert nothing.item() == 0
+    decided = learns.decide(answer.detach())
+    torch.testing.assert_close(decided[0].item(), 0.5 * deviation + mean, rtol=1e-5, atol=1e-5)
+
+
+def test_batches_of_numbers_add_up_to_what_all_are_judged_by() -> None:
+    metrics = regression(SUMS, ["height"]).metrics
+    truth = torch.tensor([3.0, 5.0, float("nan"), 10.0])
+    said = torch.tensor([4.0, 5.0, 7.0, 8.0])
+    for some in (slice(0, 1), slice(1, 4)):
+        metrics.update(said[some], truth[some])
+    found = {name: float(value) for name, value in metrics.compute().items()}
+    assert found == pytest.approx(
+        {"val/rmse": np.sqrt(5 / 3), "val/mae": 1, "val/bias": -1 / 3, "val/r2": 1 - 5 / 26}
+    )
+
+
+@pytest.mark.parametrize("sums, word", [(np.zeros((2, 3)), "no label"), ([[2, 6, 18]], "but 3 of")])
+def test_a_training_part_that_teaches_no_number_is_refused(sums: Any, word: str) -> None:
+    with pytest.raises(RunError, match=word):
+        regression(np.array(sums, float), ["height"])
 
 
 # ---- cross-entropy ----------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from swath.data.scene import Scene
 from swath.data.shards import index_shards
 from swath.data.statistics import add_up, measure, summary
 from swath.report.page import write_report
-from swath.study.scores import by_group, confusions, reliability
+from swath.study import regression
+from swath.study.scores import by_group, by_region, confusions, reliability
 from swath.study.several import Decisions, score
 from swath.study.several import by_group as several_by_group
 
@@ -119,8 +121,14 @@ def make_card(shape: Shape, labels: str) -> Card:
             ],
             "rgb": ["B04", "B03", "B02"],
             "scale": 10_000.0,
-            "classes": dict(zip(shape.classes, shape.colours, strict=True)),
-            "labels": labels,
+            **(
+                {"labels": "patch", "target": {"name": "forest", "unit": "ha"}}
+                if labels == "number"
+                else {
+                    "classes": dict(zip(shape.classes, shape.colours, strict=True)),
+                    "labels": labels,
+                }
+            ),
         }
     )
 
@@ -154,6 +162,8 @@ def _single_patches(scenes: list[Scene], card: Card, shape: Shape, seed: int) ->
     labels = shares.argmax(axis=1).astype(np.uint8)
     if card.labels == "several":
         labels = (shares > side**2 / 10).astype(np.uint8)
+    if card.target:
+        labels = (shares[:, 1] / 100).astype(np.float32)
     west, north = rng.uniform(3e5, 7e5, count), rng.uniform(4.3e6, 6.6e6, count)
     places = pd.DataFrame(
         {
@@ -177,7 +187,7 @@ def _single_patches(scenes: list[Scene], card: Card, shape: Shape, seed: int) ->
 
 def _patches(folder: Path, shape: Shape, labels: str, seed: int) -> PatchSet:
     card = make_card(shape, labels)
-    scenes = _scenes(folder, card, shape, seed)
+    scenes = _scenes(folder, make_card(shape, "pixel"), shape, seed)
     pieces: list[Any] = (
         scenes if labels == "pixel" else [_single_patches(scenes, card, shape, seed)]
     )
@@ -301,25 +311,34 @@ def _judged(
     """Write what somebody predicted of the test part, of which the share `wrong` is wrong, and what
     that is worth."""
     truth, several = patches.label.gather(test), patches.facts["labels"] == "several"
+    confidence: dict[str, np.ndarray] = {}
     places = patches.places.iloc[test].reset_index(drop=True)
     scenes = places["scene"].map(dict(enumerate(patches.facts["scenes"])))
     of.mkdir(parents=True)
-    if several:
+    if patches.facts.get("target"):
+        predicted = (truth + wrong * rng.normal(0.5, 1, truth.shape)).astype(np.float32)
+        off = regression.sums(truth, predicted)
+        found = regression.score(off, places, block_m=1e5, draws=50)
+        scores = {**facts, "part": "test", "patches": len(test), "pixels": None, **found}
+        of_groups = partial(regression.by_group, off)
+    elif several:
         probability = np.abs(truth - (0.5 + wrong) * rng.random(truth.shape)).astype(np.float32)
         decisions = Decisions(truth, (probability > 0.5).astype(np.uint8), probability)
-        predicted, confidence = decisions.predicted, decisions.probability
+        predicted, confidence = decisions.predicted, {"confidence": decisions.probability}
         found = score(decisions, places, list(shape.classes), block_m=1e5, draws=50)
         scores = {**facts, "part": "test", "patches": len(test), "pixels": None, **found}
-        by_scene = several_by_group(decisions, scenes)
+        of_groups = partial(several_by_group, decisions)
     else:
         predicted = _noisy(truth, wrong, len(shape.classes), rng)
-        confidence = rng.uniform(0.4, 1, predicted.shape).astype(np.float16)
-        scores = _scores(truth, predicted, confidence, shape, **facts)
+        sure = rng.uniform(0.4, 1, predicted.shape).astype(np.float16)
+        confidence = {"confidence": sure}
+        scores = _scores(truth, predicted, sure, shape, **facts)
         by_patch = confusions(truth, predicted, len(shape.classes))
-        by_scene = by_group(by_patch, reliability(truth, predicted, confidence), scenes)
-    np.savez(of / "predictions.npz", patch=test, predicted=predicted, confidence=confidence)
+        of_groups = partial(by_group, by_patch, reliability(truth, predicted, sure))
+    np.savez(of / "predictions.npz", patch=test, predicted=predicted, **confidence)
     write_file(of / "scores.json", scores)
-    by_scene.to_parquet(of / "scores_by_scene.parquet")
+    of_groups(scenes).to_parquet(of / "scores_by_scene.parquet")
+    by_region(of_groups, places, BLOCK_M).to_parquet(of / "scores_by_region.parquet")
 
 
 def _run(
@@ -333,6 +352,7 @@ def _run(
     epoch = np.arange(shape.epochs)
     decay = np.exp(-epoch / shape.epochs * 3)
     monitor = "map" if patches.facts["labels"] == "several" else "accuracy"
+    monitor = "r2" if patches.facts.get("target") else monitor
     write_file(folder / "config" / "task.yaml", f"monitor: {monitor}\n")
     pd.DataFrame(
         {
@@ -503,7 +523,14 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_experiment(folder, labels="several", study=False)
 
 
-@pytest.fixture(params=["segmentation", "classification", "several"])
+@pytest.fixture(scope="session")
+def numbers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An experiment of single patches, each with a number."""
+    folder = tmp_path_factory.mktemp("numbers") / "fields-forest"
+    return write_experiment(folder, labels="number", study=False)
+
+
+@pytest.fixture(params=["segmentation", "classification", "several", "numbers"])
 def experiment(request: pytest.FixtureRequest) -> Path:
     """The experiments, one after the other."""
     folder: Path = request.getfixturevalue(request.param)

@@ -35,11 +35,11 @@ def test_figure_has_a_title_a_caption_and_a_section(name: str) -> None:
 
 
 def test_every_figure_is_drawn_for_one_task_at_least(
-    segmentation: Path, classification: Path, several: Path
+    segmentation: Path, classification: Path, several: Path, numbers: Path
 ) -> None:
     drawn = {
         figure.name
-        for folder in (segmentation, classification, several)
+        for folder in (segmentation, classification, several, numbers)
         for each in page.drawn_figures(read_experiment(folder)).values()
         for figure in each
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -272,7 +273,7 @@ def test_a_region_knows_its_centre(epsg, west, north, lon, lat) -> None:
     truth = np.zeros(1, np.uint8)
     by_patch, sums = confusions(truth, truth, 2), reliability(truth, truth, np.ones(1))
     where = pd.DataFrame({"west": [west], "north": [north], "epsg": [epsg]})
-    (row,) = by_region(by_patch, sums, where, 50.0).itertuples()
+    (row,) = by_region(partial(by_group, by_patch, sums), where, 50.0).itertuples()
     np.testing.assert_allclose((row.lon, row.lat), (lon, lat), atol=5e-6)
     assert (row.epsg, row.column, row.row) == (epsg, west // 50, 0)
 
@@ -287,7 +288,7 @@ def test_the_centre_of_a_region_in_degrees_lies_amid_its_patches(lat: float) -> 
     )
     truth = np.zeros(len(where), np.uint8)
     by_patch, sums = confusions(truth, truth, 2), reliability(truth, truth, np.ones(len(where)))
-    found = by_region(by_patch, sums, where, side)
+    found = by_region(partial(by_group, by_patch, sums), where, side)
     means = where.groupby(block_numbers(where, side)).mean()
     inner = (found["patches"] > 0.9 * (side / step) ** 2).to_numpy()
     assert inner.sum() >= 9
@@ -301,10 +302,10 @@ def test_regions_have_the_figures_of_their_patches_alone() -> None:
     where = pd.concat([places(30), places(10, epsg=0)], ignore_index=True)
     by_patch = confusions(truth, predicted, 3)
     sums = reliability(truth, predicted, np.full(40, 0.7))
-    found = by_region(by_patch, sums, where, 6400.0)
+    found = by_region(partial(by_group, by_patch, sums), where, 6400.0)
     numbers = block_numbers(where, 6400.0)[:30]
     assert found["patches"].sum() == 30 and len(found) == len(np.unique(numbers)) > 3
     for (_, row), number in zip(found.iterrows(), np.unique(numbers), strict=True):
         mine = np.flatnonzero(numbers == number)
         assert row["overall_accuracy"] == pytest.approx((truth == predicted)[mine].mean())
-    assert len(by_region(by_patch[30:], sums[30:], where[30:], 6400.0)) == 0
+    assert len(by_region(partial(by_group, by_patch[30:], sums[30:]), where[30:], 6400.0)) == 0

@@ -15,6 +15,9 @@ FETCHED_BY = ("files", "drawing", "stac", "mirror", "folder")
 UNLABELLED = 255
 """Label of a pixel that is outside, clouded or unknown; neither trained on nor scored."""
 
+TARGET_COLOUR = "#0b6183"
+"""In which a target is drawn where classes have a colour each."""
+
 Colour = Annotated[str, Field(pattern="^#[0-9a-fA-F]{6}$")]
 Name = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Hex32 = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
@@ -120,6 +123,14 @@ class Drawing(Facts):
     size_px: Annotated[int, Field(ge=128)] = 768
 
 
+class Target(Facts):
+    """What is measured where labels are numbers, not classes."""
+
+    name: Name
+    unit: str = ""
+    """Empty where it has none."""
+
+
 class Card(Facts):
     """All that swath knows of a dataset before it has been fetched."""
 
@@ -152,7 +163,10 @@ class Card(Facts):
     valid_range: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
     """Least and largest plausible stored value; no-data and saturated pixels apart."""
     classes: dict[str, Colour]
-    """Class name -> colour, in the order of the label values."""
+    """Class name -> colour, in the order of the label values. Where there is a target it stands
+    alone here, as all that a patch can hold."""
+    target: Target | None = None
+    """Instead of classes: labels are numbers, NaN where there is none."""
     counts: dict[str, int] = {}
     """Published number of patches a class, where labels belong to whole patches."""
     labels: Literal["patch", "several", "pixel"]
@@ -174,6 +188,9 @@ class Card(Facts):
         names = [band["name"] for band in bands if isinstance(band, dict) and "name" in band]
         if names and not facts.get("rgb"):
             facts["rgb"] = (names * 3)[:3] if len(names) < 3 else names[:3]
+        target = facts.get("target")
+        if isinstance(target, dict) and not facts.get("classes"):
+            facts["classes"] = {str(target.get("name")): TARGET_COLOUR}
         facts["title"] = facts.get("title") or facts.get("name", "")
         return facts
 
@@ -182,4 +199,7 @@ class Card(Facts):
         bands = {band.name for band in self.bands}
         unknown = [("rgb", name) for name in self.rgb if name not in bands]
         unknown += [("counts", name) for name in self.counts if name not in self.classes]
+        if self.target:
+            unknown += [("classes", name) for name in self.classes if name != self.target.name]
+            unknown += [("labels", "several")] * (self.labels == "several")
         return unknown[0] if unknown else None

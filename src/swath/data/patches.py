@@ -29,7 +29,16 @@ from swath.data import quality
 from swath.data.card import UNLABELLED, Card
 from swath.data.grid import window_corners
 from swath.data.published import Published
-from swath.data.scene import Layer, Pixels, Rasters, Scene, in_order, kept_type
+from swath.data.scene import (
+    Layer,
+    Pixels,
+    Rasters,
+    Scene,
+    in_order,
+    is_labelled,
+    kept_type,
+    unlabelled,
+)
 from swath.errors import DataError
 from swath.files import files_below, whole_folder, write_manifest
 
@@ -77,7 +86,7 @@ class Block:
     """Their rows in the piece's table."""
     images: list[Pixels]
     """One array (patch, channel, y, x) a group of bands."""
-    labels: NDArray[np.uint8]
+    labels: NDArray[Any]
     """(patch), (patch, class) or (patch, y, x)."""
     valid: NDArray[np.float64]
     """Share of the pixels of each patch that are seen, clear and, by pixel, labelled."""
@@ -528,10 +537,11 @@ def _row_of_patches(
         images.append(image)
     height = min(size, scene.grid.height - row)
     _pad(images, seen, columns, height, scene, streams, cutting, fill)
-    labels = np.full((count, size, size), UNLABELLED, np.uint8)
-    if clouds is not None or scene.labels is not None:
-        width = min(int(columns.max()) + size, scene.grid.width) - left
-        truth = scene.labels.read(row, height, left, width) if scene.labels else None
+    width = min(int(columns.max()) + size, scene.grid.width) - left
+    truth = scene.labels.read(row, height, left, width) if scene.labels else None
+    kind = np.dtype(np.uint8) if truth is None else truth.dtype
+    labels = np.full((count, size, size), unlabelled(kind), kind)
+    if clouds is not None or truth is not None:
         clear = clouds.between(row, height) if clouds is not None else None
         for number, col in enumerate(columns - left):
             here = np.s_[number, :height, : min(size, width - col)]
@@ -539,8 +549,8 @@ def _row_of_patches(
                 labels[here] = truth[:, col : col + size]
             if clear is not None:
                 seen[here] &= clear[:, col : col + size]
-    labels[~seen] = UNLABELLED
-    valid = seen if scene.labels is None else seen & (labels != UNLABELLED)
+    labels[~seen] = unlabelled(kind)
+    valid = seen if truth is None else seen & is_labelled(labels)
     if not cutting.native_gsd or len(groups) == 1:
         parts_ = [image.swapaxes(0, 1) for image in images]
         together = in_order(parts_, [s.layer.bands for s in streams], scene.bands, dates)
@@ -603,8 +613,8 @@ def _cut_published(
                 seen &= ground.repeat(factor, 1).repeat(factor, 2)
             first += len(bands)
         if labels.ndim == 3:
-            labels = np.where(seen, labels, np.uint8(UNLABELLED))
-        valid = seen & (labels != UNLABELLED) if labels.ndim == 3 else seen
+            labels = np.where(seen, labels, labels.dtype.type(unlabelled(labels.dtype)))
+        valid = seen & is_labelled(labels) if labels.ndim == 3 else seen
         if not cutting.native_gsd or len(piece.factors) == 1:
             images = [piece.on_finest(images, cutting.resampling)]
         yield Block(np.arange(start, start + len(part)), images, labels, valid.mean(axis=(1, 2)))
@@ -718,7 +728,7 @@ class _Store:
             bands = (self.dates, len(group.bands)) if self.dates > 1 else (len(group.bands),)
             shapes[group.name] = ((*bands, group.size_px, group.size_px), self.dtype)
         label = {"patch": (), "several": (len(card.classes),), "pixel": (size, size)}[card.labels]
-        shapes["label"] = (label, "uint8")
+        shapes["label"] = (label, "float32" if card.target else "uint8")
         self.arrays = {}
         for name, (shape, dtype) in shapes.items():
             patch_bytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
@@ -753,6 +763,14 @@ class _Store:
             )  # fmt: skip
         everything = bool(good.all())
         labels = block.labels if everything else block.labels[good]
+        if (kind := self.arrays["label"].dtype) != labels.dtype:
+            if is_labelled(labels).any():
+                raise DataError(
+                    f"has labels of {labels.dtype}, those of a target are float32",
+                    where=self.card.name,
+                    mend="take a layout that gives numbers: a raster beside the scene, a table",
+                )
+            labels = np.full(labels.shape, unlabelled(kind), kind)
         for group, image in zip(self.groups, block.images, strict=True):
             kept = image if everything else image[good]
             array = self.arrays[group.name]
@@ -816,8 +834,10 @@ class _Store:
         return ["patch", "time_step", *bands] if self.dates > 1 else ["patch", *bands]
 
 
-def contents_of(labels: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
+def contents_of(labels: NDArray[Any], classes: int) -> NDArray[np.int64]:
     """Labelled pixels of each class (patch, class); 0 or 1 for labels of whole patches."""
+    if labels.dtype.kind == "f":  # all that there is to be had is the target
+        return np.isfinite(labels.reshape(len(labels), -1)).sum(axis=1, dtype=np.int64)[:, None]
     if labels.ndim == 2:
         return labels.astype(np.int64)
     flat = labels.reshape(len(labels), -1)
@@ -856,6 +876,7 @@ def _attributes(
         "labels": card.labels,
         "licence": card.licence,
         "citation": card.citation,
+        **({"target": card.target.model_dump()} if card.target else {}),
     }
 
 

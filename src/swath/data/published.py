@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from swath.data.scene import Pixels, in_order, resampled
 
-Read = Callable[[pd.DataFrame], tuple[list[Pixels], NDArray[np.uint8]]]
+Read = Callable[[pd.DataFrame], tuple[list[Pixels], NDArray[Any]]]
 
 
 @dataclass(frozen=True)

@@ -127,14 +127,15 @@ class Layer(Protocol):
 
 
 class Labels(Protocol):
-    """Class of each pixel on the finest grid."""
+    """Class or value of each pixel on the finest grid."""
 
     @property
     def files(self) -> tuple[Path, ...]:
         """The files that it reads."""
 
-    def read(self, row: int, height: int, col: int, width: int) -> NDArray[np.uint8]:
-        """Class numbers (y, x) of a window, `UNLABELLED` where there is none."""
+    def read(self, row: int, height: int, col: int, width: int) -> NDArray[Any]:
+        """Class numbers (y, x) of a window, `UNLABELLED` where there is none; or numbers, float32,
+        NaN where there is none."""
 
 
 class Mask(Protocol):
@@ -208,13 +209,13 @@ class Scene:
         parts = [layer.read(row, height, col, width) for layer in layers]
         return in_order(parts, [layer.bands for layer in layers], self.bands, len(self.times))
 
-    def read_labels(self, row: int, col: int, height: int, width: int) -> NDArray[np.uint8]:
-        """The labels (y, x) of a window, `UNLABELLED` under clouds and outside the swath."""
+    def read_labels(self, row: int, col: int, height: int, width: int) -> NDArray[Any]:
+        """The labels (y, x) of a window, without one under clouds and outside the swath."""
         if self.labels is None:
             return np.full((height, width), UNLABELLED, np.uint8)
         labels = self.labels.read(row, height, col, width)
         if self.mask is not None:
-            labels[~self.mask.read(row, height, col, width)] = UNLABELLED
+            labels[~self.mask.read(row, height, col, width)] = unlabelled(labels.dtype)
         return labels
 
 
@@ -516,6 +517,42 @@ class CodedLabels:
         for number, code in enumerate(self.codes):
             labels[raw == code] = number
         return labels
+
+
+@dataclass(frozen=True)
+class ValueLabels:
+    """A layer of numbers, which are the labels themselves."""
+
+    layer: Layer
+    nodata: float | None
+    """The number that stands for none; NaN and the infinite always do."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files of the layer."""
+        return self.layer.files
+
+    def read(self, row: int, height: int, col: int, width: int) -> NDArray[np.float32]:
+        """Numbers (y, x), NaN where there is none."""
+        values = self.layer.read(row, height, col, width)[0].astype(np.float32)
+        absent = ~np.isfinite(values)
+        if self.nodata is not None:
+            absent |= values == np.float32(self.nodata)
+        values[absent] = np.nan
+        return values
+
+
+def unlabelled(dtype: Any) -> float:
+    """What stands for no label: NaN among numbers, `UNLABELLED` among classes."""
+    return np.nan if np.dtype(dtype).kind == "f" else UNLABELLED
+
+
+def is_labelled(labels: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where there is a label."""
+    known: NDArray[np.bool_] = (
+        np.isfinite(labels) if labels.dtype.kind == "f" else labels != UNLABELLED
+    )
+    return known
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ class Answer(NamedTuple):
 
     predicted: NDArray[Any]
     """The most likely class, uint8 (patch) or (patch, y, x); of several labels 0 or 1 by class,
-    uint8 (patch, class)."""
-    confidence: NDArray[Any]
+    uint8 (patch, class); of a target its number, float32 (patch) or (patch, y, x)."""
+    confidence: NDArray[Any] | None
     """The probability of that class, float16; of several labels that each class is there, float32
-    (patch, class)."""
+    (patch, class); None of a target."""
 
 
 def decided(probability: NDArray[np.float32]) -> Answer:
@@ -29,4 +29,6 @@ def decided(probability: NDArray[np.float32]) -> Answer:
 
 def joined(answers: list[Answer]) -> Answer:
     """The answers to one batch after another as one."""
-    return Answer(*(np.concatenate(parts) for parts in zip(*answers, strict=True)))
+    predicted, confidence = zip(*answers, strict=True)
+    sure = [part for part in confidence if part is not None]
+    return Answer(np.concatenate(predicted), np.concatenate(sure) if sure else None)

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.ensemble import RandomForestClassifier
+from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
 from swath.data.card import UNLABELLED
 from swath.data.patchset import PatchSet
+from swath.data.scene import is_labelled
 from swath.learn.answers import Answer, decided, joined
 
 TREES = 200
@@ -39,6 +40,8 @@ def predict_baseline(
     """
     if patches.facts["labels"] == "pixel":
         return "random forest on the pixel's bands", _by_pixel(patches, train, which, seed)
+    if patches.facts.get("target"):
+        return "random forest on band statistics", _numbers(patches, train, which, seed)
     by_patch = _several if patches.facts["labels"] == "several" else _by_patch
     return "random forest on band statistics", by_patch(patches, train, which, seed)
 
@@ -90,6 +93,16 @@ def _several(
     return decided(np.stack(probability, axis=1).astype(np.float32))
 
 
+def _numbers(
+    patches: PatchSet, train: NDArray[np.int64], which: NDArray[np.int64], seed: int
+) -> Answer:
+    label = patches.label.gather(train)
+    known = np.isfinite(label)
+    forest = RandomForestRegressor(TREES, random_state=seed, n_jobs=-1)
+    forest.fit(_statistics(patches, train[known]), label[known])
+    return Answer(forest.predict(_statistics(patches, which)).astype(np.float32), None)
+
+
 def _statistics(patches: PatchSet, which: NDArray[np.int64]) -> Floats:
     """Mean, deviation, quantiles and mean gradient of each band: (patch, 8 · band)."""
     blocks = [_statistics_of(image) for _, image in _images(patches, which)]
@@ -126,11 +139,13 @@ def _by_pixel(
         label = patches.label.gather(numbers).reshape(len(numbers), -1)
         row = np.arange(len(numbers))[:, None]
         at = generator.integers(0, label.shape[1], (len(numbers), per_patch))
-        known = label[row, at] != UNLABELLED
+        known = is_labelled(label[row, at])
         pixels = image.reshape(*image.shape[:2], -1).swapaxes(1, 2)
         samples.append(pixels[row, at][known])
         labels.append(label[row, at][known])
-    forest = RandomForestClassifier(TREES_BY_PIXEL, max_depth=16, random_state=seed, n_jobs=-1)
+    target = patches.facts.get("target")
+    kind = RandomForestRegressor if target else RandomForestClassifier
+    forest = kind(TREES_BY_PIXEL, max_depth=16, random_state=seed, n_jobs=-1)
     values, truth = np.concatenate(samples), np.concatenate(labels)
     chosen = generator.permutation(len(truth))[:SAMPLES]
     forest.fit(values[chosen], truth[chosen])
@@ -138,6 +153,10 @@ def _by_pixel(
     for _, image in _images(patches, which):
         shape = (len(image), *image.shape[2:])
         pixels = np.moveaxis(image, 1, -1).reshape(-1, image.shape[1])
+        if target:
+            values = forest.predict(pixels).astype(np.float32)
+            answers.append(Answer(values.reshape(shape), None))
+            continue
         shares = forest.predict_proba(pixels)
         likeliest = forest.classes_[shares.argmax(axis=1)].astype(np.uint8)
         sure = shares.max(axis=1).astype(np.float16)

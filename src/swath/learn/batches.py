@@ -143,8 +143,9 @@ class Batches:
         rows = drawn.rows(own, len(chosen))
         image = self._image(chosen[rows])
         stored = torch.from_numpy(self.patches.label.gather(chosen[rows]))
-        # Several labels a patch are shares of classes, as mixed labels are.
-        label = stored.to(self.device, torch.float32 if stored.ndim == 2 else torch.int64)
+        # Several labels a patch are shares of classes, as mixed labels are; a target is a number.
+        shares = stored.ndim == 2 or stored.is_floating_point()
+        label = stored.to(self.device, torch.float32 if shares else torch.int64)
         classes = len(self.patches.classes)
         return augmented(image, label, drawn, rows, own.stop - own.start, classes=classes)
 

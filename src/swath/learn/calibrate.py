@@ -58,7 +58,7 @@ def calibrate(
 
     At most `PATCHES` patches are asked, in float32; of labels by pixel, as many of each batch are
     compared as make `LABELS` of all. Both are drawn by a fixed seed, so that the same network and
-    patches give the same file, byte by byte.
+    patches give the same file, byte by byte. Numbers have no probability, and no temperature.
 
     Args:
         model: the file of the network.
@@ -77,6 +77,25 @@ def calibrate(
     Raises:
         RunError: the file is no model of swath's.
     """
+    saved = torch.load(model, weights_only=True, map_location="cpu")
+    facts = json.loads(saved["facts"])
+    learnt: dict[str, Any] = {"tta": tta}
+    told: dict[str, Any] = {}
+    if "scale" not in facts:
+        learnt["temperature"], found = _fitted(model, patches, which, tta, batch_size)
+        told["calibration"] = found
+    saved["facts"] = json.dumps(facts | learnt)
+    content = io.BytesIO()  # a file's name would become part of its bytes
+    torch.save(saved, content)
+    with whole(out) as part:
+        part.write_bytes(content.getvalue())
+    return learnt | told
+
+
+def _fitted(
+    model: Path, patches: PatchSet, which: NDArray[np.int64], tta: bool, batch_size: int
+) -> tuple[float, dict[str, Any]]:
+    """The temperature, and what it does."""
     generator = np.random.default_rng(0)
     drawn = np.sort(generator.permutation(which)[:PATCHES])
     # The precision that is the fastest would be another from one attempt to the next.
@@ -94,14 +113,7 @@ def calibrate(
         "%.4f to %.4f",
         temperature, len(label), found["ece_before"], found["ece_after"],
     )  # fmt: skip
-    saved = torch.load(model, weights_only=True, map_location="cpu")
-    learnt = {"temperature": temperature, "tta": tta}
-    saved["facts"] = json.dumps(json.loads(saved["facts"]) | learnt)
-    content = io.BytesIO()  # a file's name would become part of its bytes
-    torch.save(saved, content)
-    with whole(out) as part:
-        part.write_bytes(content.getvalue())
-    return {**learnt, "calibration": found}
+    return temperature, found
 
 
 def fit_temperature(answer: Tensor, label: Tensor) -> float:

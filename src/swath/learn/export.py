@@ -44,6 +44,9 @@ def export_onnx(model: Path, out: Path, *, tolerance: float = 1e-4) -> float:
         RunError: a package is not there, the network cannot be written, or answers differently.
     """
     network, facts = load(model)
+    if facts.get("scale"):
+        raise RunError("answers a number, and an exported network gives probabilities", where=model,
+                       mend="export a model of classes")  # fmt: skip
     absent = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if absent:
         raise RunError(

@@ -226,9 +226,11 @@ def check_fits(facts: dict[str, Any], scene: Scene) -> None:
     Raises:
         RunError: both sides are named.
     """
-    if facts.get("data", {}).get("labels") == "several":
+    several = facts.get("data", {}).get("labels") == "several"
+    if several or facts.get("scale"):
+        says = "several of each patch" if several else "a number"
         raise RunError(
-            "a map has one class a pixel, the model says several of each patch",
+            f"a map has one class a pixel, the model says {says}",
             where=scene.name,
             mend="map with a model of one label a patch or pixel",
         )

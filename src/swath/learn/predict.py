@@ -17,6 +17,7 @@ from swath.data.patchset import PatchSet
 from swath.errors import RunError
 from swath.learn.answers import Answer, decided, joined
 from swath.learn.batches import Batches
+from swath.learn.tasks import in_unit
 from swath.learn.train import load
 
 log = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ def least_seconds(trained: Trained, image: Tensor, passes: int = 2) -> float:
 def predict_patches(
     model: Path, patches: PatchSet, which: NDArray[np.int64], *, batch_size: int = 128
 ) -> Answer:
-    """What the network says of patches; of several labels, of each class by itself.
+    """What the network says of patches: classes, of several labels each by itself, or numbers.
 
     Raises:
         RunError: the model knows other bands or classes than the patch set, or another kind of
@@ -118,7 +119,13 @@ def predict_patches(
             where=model,
             mend="train on this patch set",
         )
-    say = _several if labels == "several" else _likeliest
+    if bool(facts.get("scale")) != bool(patches.facts.get("target")):
+        raise RunError(
+            "one of the model and the patch set is of numbers, the other of classes",
+            where=model,
+            mend="train on this patch set",
+        )
+    say = _numbers if facts.get("scale") else _several if labels == "several" else _likeliest
     batches = Batches(
         patches, which, batch_size=batch_size, device=trained.device.type, **facts["statistics"]
     )
@@ -143,3 +150,8 @@ def _likeliest(trained: Trained, image: Tensor) -> Answer:
 def _several(trained: Trained, image: Tensor) -> Answer:
     """Whether each class is there, and its probability (batch, class), in images."""
     return decided(trained.probabilities(trained(image)).cpu().numpy())
+
+
+def _numbers(trained: Trained, image: Tensor) -> Answer:
+    """Numbers in the target's unit (batch[, y, x]) for images."""
+    return Answer(in_unit(trained(image), tuple(trained.facts["scale"])).cpu().numpy(), None)

@@ -3,6 +3,8 @@
 A loss takes a network's answer (batch, class[, y, x]), the labels and a weight for each class.
 Labels are numbers of classes (batch[, y, x]), of which 255 counts for nothing, or shares of the
 classes (batch, class), as mixing makes them; those of several classes a patch are 0 or 1 by class.
+Where a number is learnt, the network's one channel answers it in standard deviations from the mean
+of the training part, and a label that is NaN counts for nothing.
 All losses are weighted means, so the scale of the weights does not matter, and what is unlabelled
 changes nothing: a batch without any label costs 0, with a gradient of 0.
 """
@@ -32,13 +34,14 @@ from torchmetrics.utilities.data import dim_zero_cat
 
 from swath.data.card import UNLABELLED
 from swath.errors import RunError
-from swath.registry import NonNegative, Share, registered
+from swath.registry import NonNegative, Positive, Share, registered
 
 TINY = torch.finfo(torch.float32).tiny
 BASE = 1e-6
 """Least base of a focusing power: below an exponent of 1 its slope at 0 is infinite."""
 
 Contents = NDArray[np.int64]
+Floats = NDArray[np.float64]
 Cost = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -61,15 +64,18 @@ class Loss(nn.Module):
 class Task:
     """A task: the kind of label that it learns, its loss, and how it measures itself."""
 
-    labels: Literal["patch", "several", "pixel"]
+    labels: Literal["patch", "several", "pixel", "number"]
+    """`number` may belong to a patch or a pixel."""
     loss: Loss
     metrics: MetricCollection
-    """What an epoch's validation reports as val/<name>, from `decide` and the labels; always with
-    `accuracy`."""
+    """What an epoch's validation reports as val/<name>, from `decide` and the labels."""
     monitor: str
     """The one of them that decides about the best epoch; the larger the better."""
     decide: Callable[[Tensor], Tensor]
-    """From answers to what the metrics judge: classes, or a probability for each of several."""
+    """From answers to what the metrics judge: classes, a probability for each of several, or
+    numbers."""
+    scale: tuple[float, float] | None = None
+    """Mean and standard deviation of the numbers of the training part, where numbers are learnt."""
 
 
 @registered("task")
@@ -184,6 +190,83 @@ def multilabel(
         f"val/{monitor}",
         lambda answer: answer.float().sigmoid(),
     )
+
+
+@registered("task")
+def regression(
+    contents: Floats,
+    classes: Sequence[str],
+    *,
+    loss: Literal["mse", "mae", "huber"] = "mse",
+    delta: Positive = 1.0,
+    monitor: Literal["r2"] = "r2",
+) -> Task:
+    """A number a patch or a pixel.
+
+    `rmse`, `mae` and `bias` (the mean of what was predicted too high) are in the target's unit;
+    `r2` is the share of the variance of the validation part that is explained, and can be below 0.
+    On one validation part the best r2 is the least rmse.
+
+    Args:
+        contents: number, sum and sum of squares of each training patch's labels (patch, 3).
+        classes: the target's name.
+        loss: of the difference in standard deviations: its square, its size, or, up to `delta` half
+            the square and beyond it a line (Huber 1964, doi:10.1214/aoms/1177703732).
+        delta: see `huber`, in standard deviations.
+        monitor: what decides about the best epoch.
+
+    Raises:
+        RunError: the training part has no label, or one and the same everywhere.
+    """
+    count, total, squares = contents.sum(axis=0)
+    mean = total / max(count, 1)
+    deviation = float(np.sqrt(max(squares / max(count, 1) - mean**2, 0.0)))
+    if deviation <= BASE * abs(mean) or not count:
+        raise RunError(
+            f"the training part has nothing but {mean:g} of {classes[0]}" if count else
+            f"the training part has no label of {classes[0]}",
+            where="task regression", mend="split otherwise, or mend the labels",
+        )  # fmt: skip
+    costs: dict[str, Callable[[Tensor], Tensor]] = {
+        "mse": torch.square,
+        "mae": torch.abs,
+        "huber": lambda off: F.huber_loss(
+            off, torch.zeros_like(off), reduction="none", delta=delta
+        ),
+    }
+    scale = (float(mean), deviation)
+    metrics: dict[str, Metric] = {name: _Deviation(name) for name in ("rmse", "mae", "bias", "r2")}
+    return Task(
+        "number",
+        Loss(lambda answer, label, at: deviating(answer, label, at, costs[loss]),
+             torch.tensor(scale)),
+        _collection(metrics),
+        f"val/{monitor}",
+        lambda answer: in_unit(answer, scale),
+        scale,
+    )  # fmt: skip
+
+
+def deviating(
+    answer: Tensor, label: Tensor, scale: Tensor, cost: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """The mean cost of the differences in standard deviations.
+
+    Args:
+        answer: (batch, 1[, y, x]), standardised.
+        label: numbers (batch[, y, x]), NaN where there is none.
+        scale: mean and standard deviation of the numbers.
+        cost: of a difference.
+    """
+    known = label.isfinite()
+    wanted = (label.where(known, scale[0]) - scale[0]) / scale[1]
+    off = torch.where(known, answer.squeeze(1) - wanted, 0.0)
+    return cost(off).sum() / known.sum().clamp(min=1)
+
+
+def in_unit(answer: Tensor, scale: tuple[float, float]) -> Tensor:
+    """Numbers (batch[, y, x]) in the target's unit, from an answer (batch, 1[, y, x])."""
+    return answer.float().squeeze(1) * scale[1] + scale[0]
 
 
 def weights_of(contents: Contents, classes: Sequence[str], kind: str, beta: float) -> Tensor:
@@ -382,6 +465,38 @@ class _MeanAveragePrecision(MultilabelAveragePrecision):
         return multilabel_average_precision(
             answers[:, there], labels[:, there], int(there.sum()), **_IGNORING
         )
+
+
+class _Deviation(Metric):
+    """How far numbers are off: `rmse`, `mae`, `bias` or `r2`, from sums that batches add to."""
+
+    higher_is_better = None
+    full_state_update = False
+    sums: Tensor
+
+    def __init__(self, figure: str) -> None:
+        super().__init__()
+        self.figure = figure
+        self.add_state("sums", torch.zeros(6, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, values: Tensor, label: Tensor) -> None:
+        """Add numbers and labels (batch[, y, x]); NaN is no label."""
+        known = label.isfinite()
+        truth = label[known].double()
+        off = values[known].double() - truth
+        parts = (torch.ones_like(off), off, off.abs(), off.square(), truth, truth.square())
+        self.sums += torch.stack([part.sum() for part in parts])
+
+    def compute(self) -> Tensor:
+        """The figure of all since the last reset."""
+        count, off, size, squares, truth, spread = self.sums
+        count = count.clamp(min=1)
+        return {
+            "rmse": (squares / count).sqrt(),
+            "mae": size / count,
+            "bias": off / count,
+            "r2": 1 - squares / (spread - truth.square() / count).clamp(min=TINY),
+        }[self.figure]
 
 
 # The arguments are ours: to check them at each step would make a GPU wait.

@@ -46,9 +46,12 @@ BF16_LEAST_PX = 8
 """On a CPU, torch 2.13 convolves patches of 3 px in bf16 to NaN now and then (one pass in sixty),
 from memory that nobody has written; from 8 px on none was seen."""
 
+PATCHES_AT_ONCE = 1024
+"""Whose labels are summed up together."""
+
 CARRIED = (
     "title", "synthetic", "licence", "citation", "labels", "dates", "colours", "rgb", "scale",
-    "gsd_m", "size_px", "resampling",
+    "gsd_m", "size_px", "resampling", "target",
 )  # fmt: skip
 """What a model file knows of its data, for those who are given nothing but the file."""
 
@@ -62,8 +65,8 @@ class Outcome:
     """What a run has reached."""
 
     history: pd.DataFrame
-    """One row an epoch: epoch, train/loss, val/loss, val/accuracy and what else the task measures,
-    lr, seconds, images_per_s."""
+    """One row an epoch: epoch, train/loss, val/loss, what the task measures, lr, seconds,
+    images_per_s."""
     best_epoch: int
     model: Path
     """The best network: weights and all that is needed to use it."""
@@ -137,6 +140,7 @@ def train(
         "bands": patches.facts["bands"],
         "nodata": patches.facts["nodata"],
         "statistics": {name: statistics[name] for name in ("mean", "std")},
+        **({"scale": list(learns.scale)} if learns.scale else {}),
     }
     lasting = {k: v for k, v in trainer.items() if k not in NOT_LEARNT}
     run = {**what, "optim": optim, "trainer": lasting, "seed": seed, "code": code}
@@ -264,16 +268,38 @@ def in_layout(network: nn.Module, channels_last: bool) -> nn.Module:
 
 def _task(section: dict[str, Any], patches: PatchSet, training: NDArray[np.int64]) -> Task:
     """The task that a section names, if the patches have its labels."""
-    task: Task = registry.load("task", section["name"])(
-        patches.contents[training], patches.classes, **_settings(section)
-    )
-    if task.labels != patches.facts["labels"]:
+    numbers, regresses = bool(patches.facts.get("target")), section["name"] == "regression"
+    if numbers != regresses:
+        kinds = ("classes", "numbers")
+        raise RunError(
+            f"learns {kinds[regresses]}, the labels of the patches are {kinds[numbers]}",
+            where=f"task {section['name']}",
+            mend="choose another task",
+        )
+    held = _held(patches, training) if numbers else patches.contents[training]
+    task: Task = registry.load("task", section["name"])(held, patches.classes, **_settings(section))
+    if not numbers and task.labels != patches.facts["labels"]:
         raise RunError(
             f"learns a label by {task.labels}, the patches have one by {patches.facts['labels']}",
             where=f"task {section['name']}",
             mend="choose another task",
         )
     return task
+
+
+def _held(patches: PatchSet, which: NDArray[np.int64]) -> NDArray[np.float64]:
+    """What patches hold where labels are numbers: `_sums_of` each (patch, 3)."""
+    starts = range(0, len(which), PATCHES_AT_ONCE)
+    labels = (patches.label.gather(which[start : start + PATCHES_AT_ONCE]) for start in starts)
+    return np.concatenate([_sums_of(label) for label in labels])
+
+
+def _sums_of(label: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Number, sum and sum of squares of the labels of each patch, (patch, 3); NaN is none."""
+    values = label.reshape(len(label), -1).astype(np.float64)
+    known = np.isfinite(values)
+    values = np.where(known, values, 0)
+    return np.stack([known.sum(axis=1), values.sum(axis=1), (values**2).sum(axis=1)], axis=1)
 
 
 def _members(parts: NDArray[np.str_], part: str) -> NDArray[np.int64]:
@@ -321,6 +347,12 @@ def _can_be_augmented(patches: PatchSet, augment: dict[str, Any], tta: bool) -> 
                 where=f"trainer.{key}",
                 mend="set it to false",
             )
+    if patches.facts.get("target") and (augment["mixup"] or augment["cutmix"]):
+        raise RunError(
+            "mixup and cutmix mix classes, these labels are numbers",
+            where="trainer.augment",
+            mend="set both to 0",
+        )
     if augment["mixup"] and patches.facts["labels"] == "pixel":
         raise RunError(
             "mixup mixes labels by patch, these are by pixel",
@@ -342,7 +374,8 @@ def _fits(network: nn.Module, name: str, task: Task, patches: PatchSet, side_px:
             mend="give another patches.size_px, trainer.augment.crop_px or model",
         ) from None
     network.train()
-    wanted = (1, len(patches.classes), *(image.shape[2:] if task.labels == "pixel" else ()))
+    dense = patches.facts["labels"] == "pixel"
+    wanted = (1, len(patches.classes), *(image.shape[2:] if dense else ()))
     if answer != wanted:
         raise RunError(
             f"answers {tuple(answer)} to one patch, the task learns {wanted}",
@@ -445,7 +478,8 @@ class _Learner(LightningModule):
         patches = self.validation.patches_of(number)
         loss, answer, label = self._loss(batch, patches)
         self._add("val/loss", loss, patches)
-        self.metrics.update(self.task.decide(answer), label.long())
+        label = label if self.task.labels == "number" else label.long()
+        self.metrics.update(self.task.decide(answer), label)
 
     def _add(self, name: str, value: Tensor, weight: int) -> None:
         """Sums stay on the device: asking for a number each step would wait for it."""

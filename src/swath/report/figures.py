@@ -107,7 +107,7 @@ FULL_SIDE_PX, SMALL_SIDE_PX = 700, 460
 """longest side of a drawn raster, where there are few of them and where there are many"""
 MONITORS = {
     "val/accuracy": "Accuracy", "val/macro_f1": "Macro F1", "val/f1_micro": "Micro F1",
-    "val/miou": "Mean IoU", "val/map": "Mean average precision",
+    "val/miou": "Mean IoU", "val/map": "Mean average precision", "val/r2": "R²",
 }  # fmt: skip
 """what `task.monitor` may be, as a title"""
 COUNTED_CLASSES = 12
@@ -137,7 +137,7 @@ def comparison(results: Experiment) -> Panels:
     question.
     """
     splits = [split for split in results.splits if split.runs]
-    if len(splits) < 2:
+    if len(splits) < 2 or results.target:
         return []
     names = {
         "macro_ap": "Mean average precision", "overall_accuracy": "Overall accuracy",
@@ -230,8 +230,10 @@ def curves(results: Experiment, split: Split) -> Panels:
                 axes.axvline(best + 1, color=MUTED, linewidth=0.9, linestyle=":")
     loss_axes.legend(loc="upper right", bbox_to_anchor=(0.94, 1), labelcolor=INK)
     titles = {
-        loss_axes: "Loss", accuracy_axes: f"{MONITORS[monitor]}, %", rate_axes: "Learning rate",
-    }  # fmt: skip
+        loss_axes: "Loss",
+        accuracy_axes: f"{MONITORS.get(monitor, monitor)}, %",
+        rate_axes: "Learning rate",
+    }
     for axes, title in titles.items():
         axes.set_title(title)
         axes.set_xlabel("epoch")
@@ -253,7 +255,7 @@ def confusion(results: Experiment, split: Split) -> Panels:
     class which was given the column's name. Up to twelve classes the cells hold the counts
     (patches, or pixels in segmentation; k thousand, M million).
     """
-    if results.labels == "several":
+    if results.labels == "several" or results.target:
         return []  # what was taken for what is not known of classes that are decided one by one
     scores = _scores(split)
     counts, count = scores.confusion, len(scores.classes)
@@ -305,6 +307,8 @@ def calibration(results: Experiment, split: Split) -> Panels:
     labels, every class is an answer: of those that are 80 % probable, 80 % are there. The model's
     confidences are those after its temperature, which was fitted to the validation part.
     """
+    if results.target:
+        return []
     scores = _scores(split)
     several = results.labels == "several"
     labels, right, sure = scores.reliability.T
@@ -342,6 +346,8 @@ def per_class(results: Experiment, split: Split) -> Panels:
     one recall (how much of what is so was found); where a patch has several labels, the diamond is
     the average precision over all thresholds. Classes stand from best to worst.
     """
+    if results.target:
+        return []
     scores = _scores(split)
     table = scores.per_class.sort_values("f1", ascending=False, na_position="last")
     names = [_cut_off(str(name), 32) for name in table.index]
@@ -421,6 +427,46 @@ def curve(there: np.ndarray, probability: np.ndarray) -> tuple[np.ndarray, np.nd
     return np.append(precision[:1], precision), np.append(0.0, found / found[-1])
 
 
+@registered("figure")
+@section("numbers")
+def predicted_numbers(results: Experiment, split: Split) -> Panels:
+    """What was predicted against what is so, and how far it is off.
+
+    Left, labels of the test part of the first run, darker where there are many; on the dashed line
+    they are predicted as they are. Right, the differences: above 0 is too high. The few that lie
+    farthest out are left out on the left, and drawn at the border on the right.
+    """
+    if not results.target:
+        return []
+    stored = split.runs[0].predictions()
+    truth = results.patches.label.gather(stored["patch"])
+    known = np.isfinite(truth)
+    true, said = truth[known].astype(np.float64), stored["predicted"][known].astype(np.float64)
+    if not len(true):
+        return []
+    unit = f", {results.target['unit']}" if results.target["unit"] else ""
+    few = 0.001 if len(true) > 1000 else 0.0
+    low, high = np.quantile(np.concatenate([true, said]), [few, 1 - few])
+    against, axes = _panel(WIDTH, WIDTH - 0.4)
+    counts, x, y = np.histogram2d(true, said, bins=60, range=[[low, max(high, low + 1e-6)]] * 2)
+    shade = colormaps["Blues"](0.15 + 0.85 * np.sqrt(counts.T / counts.max()))
+    shade[counts.T == 0] = 0
+    axes.imshow(shade, extent=(x[0], x[-1], y[0], y[-1]), origin="lower", interpolation="none")
+    axes.plot([low, high], [low, high], color=MUTED, linestyle=(0, (4, 3)), linewidth=1)
+    axes.set_xlabel(f"true{unit}")
+    axes.set_ylabel(f"predicted{unit}")
+    axes.set_title(results.target["name"])
+    _few_ticks(axes)
+    off, off_axes = _panel(WIDTH, WIDTH - 0.4)
+    far = float(np.quantile(np.abs(said - true), 0.995)) or 1.0
+    off_axes.hist((said - true).clip(-far, far), bins=41, color=ACCENT, alpha=0.6)
+    off_axes.axvline(0, color=MUTED, linewidth=1)
+    off_axes.set_xlabel(f"predicted − true{unit}")
+    off_axes.set_ylabel("labels")
+    _few_ticks(off_axes)
+    return [against, off]
+
+
 # The data
 
 
@@ -455,7 +501,7 @@ def spectra(results: Experiment, split: Split) -> Panels:
         )  # fmt: skip
     axes.set_title(f"Training part{_of_fold(split)}" + (f", {dates} dates" * (dates > 1)))
     axes.legend(loc="best", labelcolor=INK)
-    if dates > 1:
+    if dates > 1 or results.target:
         return [figure]
     by_class, class_axes = _panel(WIDTH + 0.4, 2.6)
     place, order = _band_axis(results, class_axes, mean.shape[1])
@@ -520,8 +566,8 @@ def regions(results: Experiment, split: Split) -> Panels:
     """Where it is right.
 
     Each square is a block of the ground, coloured by the share of its test labels that are answered
-    rightly, the mean over the runs that tested there. Blocks are those of the bootstrap; a block of
-    few labels is right or wrong by chance more than one of many.
+    rightly, or by the error of its numbers, the mean over the runs that tested there. Blocks are
+    those of the bootstrap; a block of few labels is right or wrong by chance more than one of many.
     """
     table = split.by_region.dropna(subset=["lon", "lat"])
     block_m = split.runs[0].scores.bootstrap.get("block_m")
@@ -535,7 +581,14 @@ def regions(results: Experiment, split: Split) -> Panels:
     square = np.stack([lon, lat], axis=1)[:, None] + half[:, None] * corner
     wide, high = np.ptp(square.reshape(-1, 2), axis=0)
     figure, axes = _panel(4.1, min(max(3.0 * stretch * high / wide, 2.0), 5.0) + 0.9)
-    colours = colormaps["RdYlBu"](table["overall_accuracy"])
+    if results.target:
+        unit = f", {results.target['unit']}" if results.target["unit"] else ""
+        value, title = table["rmse"], f"RMSE{unit}"
+        scale = ScalarMappable(Normalize(0, value.max()), "RdYlBu_r")
+    else:
+        value, title = 100 * table["overall_accuracy"], "right, %"
+        scale = ScalarMappable(Normalize(0, 100), "RdYlBu")
+    colours = scale.to_rgba(value.to_numpy())
     # Blocks far apart would be too small to be seen: they are drawn with a rim of their colour.
     small = 2 * half[:, 0].max() < 0.02 * wide
     axes.add_collection(
@@ -549,9 +602,8 @@ def regions(results: Experiment, split: Split) -> Panels:
     axes.set_xlabel("longitude, °")
     axes.set_ylabel("latitude, °")
     _few_ticks(axes)
-    scale = ScalarMappable(Normalize(0, 100), "RdYlBu")
     bar = figure.colorbar(scale, ax=axes, location="top", aspect=40, pad=0.03)
-    bar.set_label("right, %")
+    bar.set_label(title)
     bar.outline.set_visible(False)
     return [figure]
 
@@ -674,7 +726,7 @@ def examples_wrong(results: Experiment, split: Split) -> Panels:
     Test patches in true colour, from the most confident mistake on, at most two for each pair of
     classes. Above each stands its true class, below it what was predicted and how surely.
     """
-    if results.labels != "patch":
+    if results.labels != "patch" or results.target:
         return []
     found = _predictions(results, split).query("truth != predicted")
     found = found.sort_values(["confidence", "patch"], ascending=[False, True], kind="stable")
@@ -688,7 +740,7 @@ def examples_right(results: Experiment, split: Split) -> Panels:
 
     Test patches in true colour, drawn at random among the right predictions, class by class.
     """
-    if results.labels != "patch":
+    if results.labels != "patch" or results.target:
         return []
     found = _predictions(results, split).query("truth == predicted")
     found = found.sample(frac=1, random_state=0)
@@ -705,7 +757,7 @@ def examples_segmented(results: Experiment, split: Split) -> Panels:
     Image in true colour, truth, and prediction with its share of right pixels. The patches stand
     at even ranks of that share, so nobody picked them. Pixels without a label are left blank.
     """
-    if not results.segmentation:
+    if not results.segmentation or results.target:
         return []
     stored = split.runs[0].predictions()
     truth = results.patches.label.gather(stored["patch"])
@@ -852,7 +904,7 @@ def right_and_wrong(results: Experiment, split: Split) -> Panels:
 
     Each test patch at its longitude and latitude.
     """
-    if results.labels != "patch" or any(run.maps for run in split.runs):
+    if results.labels != "patch" or results.target or any(run.maps for run in split.runs):
         return []
     found = _predictions(results, split).set_index("patch")
     found = found[results.patches.places.loc[found.index, "epsg"] > 0]

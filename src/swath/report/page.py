@@ -29,13 +29,16 @@ from swath import registry
 from swath.files import write_text
 from swath.report import figures
 from swath.report.tables import (
+    IN_UNIT,
     MEASURES,
-    interval,
     leaks_of,
     metres,
     page_tables,
     percent,
     points,
+    unit_of,
+    within,
+    worth,
     write_tables,
 )
 from swath.study.results import Experiment, Measure, Scores, Split, read_experiment
@@ -46,6 +49,7 @@ SECTIONS = {
     "training": ("Training", ""),
     "confusion": ("Confusion", ""),
     "calibration": ("Calibration", ""),
+    "numbers": ("Predicted against true", ""),
     "classes": ("Scores by class", ""),
     "scenes": ("Scores by scene and region", ""),
     "data": ("The data and their checks", ""),
@@ -95,6 +99,9 @@ class Card:
     leak: str
     passed: str
     measure: str
+    unit: str
+    share: bool
+    """whether the measure is a share, which has a place between 0 and 100 %"""
     value: str
     interval: str
     low: float
@@ -141,7 +148,7 @@ def page(results: Experiment, *, code: str) -> str:
     return _template().render(
         results=results,
         facts=_facts(results),
-        cards=[_card(split) for split in results.splits if split.runs],
+        cards=[_card(split, results) for split in results.splits if split.runs],
         sections=sections,
         command=_command(results),
     )
@@ -288,9 +295,13 @@ def _facts(results: Experiment) -> list[tuple[str, str]]:
     bands = image[1] // dates
     many = f", {dates} dates" if dates > 1 else ""
     kind = {"pixel": "segmentation", "patch": "classification", "several": "several labels a patch"}
+    task = f"{kind[results.labels]}, {len(results.classes)} classes"
+    if results.target:
+        measured = f"{results.target['name']} ({results.target['unit'] or 'no unit'})"
+        task = f"regression of {measured} by {results.labels}"
     found = [
         ("Data set", results.title),
-        ("Task", f"{kind[results.labels]}, {len(results.classes)} classes"),
+        ("Task", task),
         (
             "Patches",
             f"{image[0]:,} of {px} × {px} px at {gsd:.4g} m, {bands} band{'s' * (bands > 1)}{many}",
@@ -303,14 +314,19 @@ def _facts(results: Experiment) -> list[tuple[str, str]]:
     return [*found, ("Model", model), ("Runs", done)]
 
 
-def _card(split: Split) -> Card:
+def _card(split: Split, results: Experiment) -> Card:
     scores, baseline = split.scores, split.baseline
     assert scores is not None
     first = scores.measures[scores.headline]
+    unit, bounds = unit_of(scores.headline, results), within(scores.headline, first)
     smaller = [
-        (MEASURES[name], percent(scores.measures[name].value), interval(scores.measures[name]))
-        for name in ("macro_f1", "micro_f1", "miou")
-        if name in scores.measures
+        (
+            MEASURES[name],
+            f"{worth(name, measure.value)} {unit_of(name, results)}".strip(),
+            within(name, measure),
+        )
+        for name in ("macro_f1", "micro_f1", "miou", "mae", "bias", "r2")
+        if (measure := scores.measures.get(name))
     ]
     return Card(
         name=split.name,
@@ -318,20 +334,23 @@ def _card(split: Split) -> Card:
         leak=split.leak,
         passed=_passed(split),
         measure=_in_words(scores.headline),
-        value=percent(first.value),
-        interval=f"{scores.interval} {interval(first)} %" if interval(first) else "",
+        value=worth(scores.headline, first.value),
+        unit=unit,
+        share=scores.headline not in IN_UNIT,
+        interval=f"{scores.interval} {bounds} {unit}".strip() if bounds else "",
         low=100 * (first.value if math.isnan(first.low) else first.low),
         high=100 * (first.value if math.isnan(first.high) else first.high),
         at=100 * first.value,
         tested=_tested(scores),
         smaller=smaller,
-        baseline=_against(split, scores, baseline),
+        baseline=_against(split, scores, baseline, unit),
     )
 
 
 def _in_words(measure: str) -> str:
     """The name of a measure within a sentence."""
-    return MEASURES[measure][0].lower() + MEASURES[measure][1:]
+    title = MEASURES[measure]
+    return title if title.isupper() else title[0].lower() + title[1:]
 
 
 def _passed(split: Split) -> str:
@@ -350,23 +369,27 @@ def _tested(scores: Scores) -> str:
     return f"{scores.patches:,} test patches{pixels}{drawn if scores.runs == 1 else ''}"
 
 
-def _against(split: Split, scores: Scores, baseline: Scores | None) -> dict[str, Any] | None:
+def _against(
+    split: Split, scores: Scores, baseline: Scores | None, unit: str
+) -> dict[str, Any] | None:
     if baseline is None:
         return None
     value = baseline.measures[scores.headline].value
     difference = scores.measures[scores.headline].value - value
+    share = scores.headline not in IN_UNIT
+    shown = points(difference) if share else points(difference / value if value else 0.0)
     return {
         "name": split.baselines[0].name,
-        "value": percent(value),
+        "value": f"{worth(scores.headline, value)} {unit}".strip(),
         "at": 100 * value,
-        "difference": points(difference),
-        "worse": difference < 0,
+        "difference": f"{shown} {'points' if share else '%'}",
+        "worse": difference < 0 if share else difference > 0,
     }
 
 
 def _notes(results: Experiment, section: str) -> list[str]:
     if section == "splits":
-        return [_compared(results)]
+        return [] if results.target else [_compared(results)]
     if section == "data":
         return [_checked(results)]
     if section == "map":

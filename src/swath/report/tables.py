@@ -15,7 +15,7 @@ import pandas as pd
 
 from swath.files import whole, write_json
 from swath.report import figures
-from swath.study.results import Experiment, Measure, Run, Split
+from swath.study.results import Experiment, Measure, Split
 
 MEASURES = {
     "macro_ap": "Mean average precision",
@@ -28,7 +28,13 @@ MEASURES = {
     "subset_accuracy": "Subset accuracy",
     "miou": "Mean IoU",
     "calibration_error": "Calibration error",
+    "rmse": "RMSE",
+    "mae": "Mean absolute error",
+    "bias": "Bias",
+    "r2": "R²",
 }
+IN_UNIT = ("rmse", "mae", "bias")
+"""of these, what has the unit of the target, and is best at 0; all others are shares"""
 PACKAGES = (
     "swath",
     "torch",
@@ -53,6 +59,8 @@ CLASS_MEASURES = {
 }
 CHECKS_SHOWN = 30
 """scenes up to which each stands in the table of checks; of more, the worst"""
+LABELS_OF = {"pixel": "pixels", "patch": "patches", "several": "labels"}
+"""what is counted, by the kind of label"""
 REGIONS_SHOWN = 10
 """blocks of the ground whose scores are listed"""
 SCENES_SHOWN = 15
@@ -122,6 +130,28 @@ def percent(value: float, digits: int = 1) -> str:
     return NONE if math.isnan(value) else f"{100 * value:.{digits}f}"
 
 
+def worth(name: str, value: float) -> str:
+    """The value of a measure: a share in percent, and what has a unit in four digits."""
+    return percent(value) if name not in IN_UNIT or math.isnan(value) else _minus(value, 4)
+
+
+def within(name: str, measure: Measure) -> str:
+    """The bounds of a measure likewise; empty where it has none."""
+    if name not in IN_UNIT or math.isnan(measure.low):
+        return interval(measure)
+    return f"{worth(name, measure.low)} to {worth(name, measure.high)}"
+
+
+def unit_of(name: str, results: Experiment) -> str:
+    """The unit of a measure; empty where it has none."""
+    return (results.target or {}).get("unit", "") if name in IN_UNIT else "%"
+
+
+def titled(name: str, results: Experiment) -> str:
+    """The title of a measure with its unit."""
+    return ", ".join(filter(None, (MEASURES[name], unit_of(name, results))))
+
+
 def interval(measure: Measure) -> str:
     """The bounds of a measure in percent; empty where it has none."""
     if math.isnan(measure.low):
@@ -159,10 +189,10 @@ def page_tables(results: Experiment, code: str) -> dict[str, list[Table]]:
     """The tables of each section of the page."""
     trained = [split for split in results.splits if split.runs]
     return {
-        "splits": [_measures_table(trained)] if len(trained) > 1 else [],
-        "training": [_runs_table(results.runs, trained)] if trained else [],
-        "calibration": _calibration_table(results.runs, trained),
-        "classes": [_classes_table(split, results) for split in trained],
+        "splits": [_measures_table(trained, results)] if len(trained) > 1 else [],
+        "training": [_runs_table(results, trained)] if trained else [],
+        "calibration": _calibration_table(results, trained),
+        "classes": [_classes_table(split, results) for split in trained if not results.target],
         "scenes": [
             table
             for split in trained
@@ -181,38 +211,39 @@ def page_tables(results: Experiment, code: str) -> dict[str, list[Table]]:
     }
 
 
-def _with_interval(measure: Measure | None) -> str:
+def _with_interval(name: str, measure: Measure | None) -> str:
     if measure is None:
         return NONE
-    bounds = interval(measure)
-    return f"{percent(measure.value)} ({bounds})" if bounds else percent(measure.value)
+    value, bounds = worth(name, measure.value), within(name, measure)
+    return f"{value} ({bounds})" if bounds else value
 
 
-def _measures_table(splits: list[Split]) -> Table:
+def _measures_table(splits: list[Split], results: Experiment) -> Table:
     rows = []
     scores = splits[0].scores
     assert scores is not None
     for name, title in MEASURES.items():
         measures = [split.scores.measures.get(name) for split in splits if split.scores]
         if any(measures):
-            rows.append((title, *(_with_interval(measure) for measure in measures)))
+            title = titled(name, results) if results.target else title
+            rows.append((title, *(_with_interval(name, measure) for measure in measures)))
         against = [
             split.baseline.measures.get(name) if split.baseline else None for split in splits
         ]
         if any(against) and name == scores.headline:
-            rows.append(("– of the baseline", *(_with_interval(each) for each in against)))
+            rows.append(("– of the baseline", *(_with_interval(name, each) for each in against)))
     return Table(
-        f"Test scores in percent (in brackets: {scores.interval})",
+        f"Test scores{'' if results.target else ' in percent'} (in brackets: {scores.interval})",
         ("", *(f"{split.name} (leaks)" if split.leaky else split.name for split in splits)),
         rows,
         leaks_of(splits),
     )
 
 
-def _runs_table(runs: Sequence[Run], splits: list[Split]) -> Table:
-    headline = runs[0].scores.headline
+def _runs_table(results: Experiment, splits: list[Split]) -> Table:
+    runs, headline = results.runs, results.runs[0].scores.headline
     head = (
-        "Run", f"{MEASURES[headline]}, %", "95 % CI", "Best epoch", "Time", "Attempts", "Precision",
+        "Run", titled(headline, results), "95 % CI", "Best epoch", "Time", "Attempts", "Precision",
     )  # fmt: skip
     rows = []
     for run in runs:
@@ -221,8 +252,8 @@ def _runs_table(runs: Sequence[Run], splits: list[Split]) -> Table:
         rows.append(
             (
                 f"{run.split}, fold {run.fold}, seed {run.seed}",
-                percent(first.value),
-                interval(first) or NONE,
+                worth(headline, first.value),
+                within(headline, first) or NONE,
                 f"{NONE if best is None else best + 1} of {epochs}",
                 duration(float(run.facts.get("seconds", math.nan))),
                 str(run.facts.get("attempts", NONE)),
@@ -232,13 +263,13 @@ def _runs_table(runs: Sequence[Run], splits: list[Split]) -> Table:
     return Table("Runs", head, rows, leaks_of(splits), wide=True)
 
 
-def _calibration_table(runs: Sequence[Run], splits: list[Split]) -> list[Table]:
+def _calibration_table(results: Experiment, splits: list[Split]) -> list[Table]:
     """The temperature of each run, what it does to the validation part, and the test part's error.
 
     Nothing where no run was calibrated.
     """
     rows = []
-    for run in runs:
+    for run in results.runs:
         if found := run.facts.get("calibration"):
             rows.append(
                 (
@@ -279,22 +310,24 @@ def _scenes_table(split: Split, results: Experiment) -> list[Table]:
     # Of the few patches of a scene an average precision says little.
     several = results.labels == "several"
     first = "micro_f1" if several else scores.headline
-    table = by_run.groupby("group").mean().sort_values(first)
+    table = by_run.groupby("group").mean().sort_values(first, ascending=first not in IN_UNIT)
     if len(table) < 2:
         return []
     shown = table.head(SCENES_SHOWN)
     others = ("macro_f1", "subset_accuracy" if several else "miou", "calibration_error")
-    names = (first, *others)
+    names = ("rmse", "mae", "bias", "r2") if results.target else (first, *others)
     rows = [
-        (str(scene), f"{row['labels']:,.0f}", *(percent(row[name]) for name in names))
+        (str(scene), f"{row['labels']:,.0f}", *(worth(name, row[name]) for name in names))
         for scene, row in shown.iterrows()
     ]
     worst = f" (the worst of {len(table):,})" if len(shown) < len(table) else ""
-    unit = {"pixel": "pixels", "patch": "patches", "several": "labels"}[results.labels]
+    unit = LABELS_OF[results.labels]
+    percents = "" if results.target else " in percent"
+    titles = [titled(name, results) if results.target else MEASURES[name] for name in names]
     return [
         Table(
-            f"Scores by scene in percent{worst}, split {split.name}",
-            ("Scene", f"Test {unit}", *(MEASURES[name] for name in names)),
+            f"Scores by scene{percents}{worst}, split {split.name}",
+            ("Scene", f"Test {unit}", *titles),
             rows,
             leaks_of([split]),
         )
@@ -302,29 +335,39 @@ def _scenes_table(split: Split, results: Experiment) -> list[Table]:
 
 
 def _regions_table(split: Split, results: Experiment) -> list[Table]:
-    """The blocks of the ground with the most wrong labels; nothing where there is one block."""
+    """The blocks of the ground with the most wrong labels, or the largest sum of squared errors.
+
+    Nothing where there is one block.
+    """
     table = split.by_region
     if len(table) < 2:
         return []
-    wrong = table["labels"] * (1 - table["overall_accuracy"])
-    shown = table.assign(wrong=wrong).sort_values("wrong", ascending=False).head(REGIONS_SHOWN)
-    names = ("overall_accuracy", "macro_f1", "calibration_error")
+    if results.target:
+        table["wrong"] = table["labels"] * table["rmse"] ** 2
+    else:
+        table["wrong"] = table["labels"] * (1 - table["overall_accuracy"])
+    of_classes = ("overall_accuracy", "macro_f1", "calibration_error")
+    names = ("rmse", "mae", "bias", "r2") if results.target else of_classes
+    shown = table.sort_values("wrong", ascending=False).head(REGIONS_SHOWN)
     rows = [
         (
             _place(row),
             f"{row['labels']:,.0f}",
-            f"{row['wrong']:,.0f}",
-            *(percent(row[name]) for name in names),
+            *(() if results.target else (f"{row['wrong']:,.0f}",)),
+            *(worth(name, row[name]) for name in names),
         )
         for _, row in shown.iterrows()
     ]
-    unit = "pixels" if results.segmentation else "patches"
+    unit = LABELS_OF[results.labels]
     block_m = split.runs[0].scores.bootstrap.get("block_m")
+    percents = "" if results.target else ", scores in percent"
+    wrong = () if results.target else ("Wrong",)
+    titles = [titled(name, results) if results.target else MEASURES[name] for name in names]
     return [
         Table(
-            f"Where most is wrong: {len(shown)} of {len(table):,} blocks of {metres(block_m)}, "
-            f"scores in percent, split {split.name}",
-            ("Centre", f"Test {unit}", "Wrong", *(MEASURES[name] for name in names)),
+            f"Where most is wrong: {len(shown)} of {len(table):,} blocks of {metres(block_m)}"
+            f"{percents}, split {split.name}",
+            ("Centre", f"Test {unit}", *wrong, *titles),
             rows,
             leaks_of([split]),
         )

@@ -25,17 +25,18 @@ from swath.study.scores import per_class
 
 MEASURES = (
     "macro_ap", "micro_ap", "overall_accuracy", "average_accuracy", "kappa", "macro_f1", "micro_f1",
-    "subset_accuracy", "miou", "calibration_error",
+    "subset_accuracy", "miou", "calibration_error", "rmse", "mae", "bias", "r2",
 )  # fmt: skip
 """In the order of a table; what a run has of them depends on its task."""
-HEADLINES = ("macro_ap", "overall_accuracy")
+HEADLINES = ("rmse", "macro_ap", "overall_accuracy")
 """The measure by which a run is first judged: the first of these that it has."""
 _MEND = "run the stage that writes it, then the report again"
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One score in 0..1 with the bounds of its interval (nan where there is none)."""
+    """One score, a share or in the unit of the target, with the bounds of its interval (nan where
+    there is none)."""
 
     value: float
     low: float
@@ -115,9 +116,10 @@ class Run:
     maps: tuple[SceneMap, ...]
 
     def predictions(self) -> dict[str, np.ndarray]:
-        """`patch` (n,), `predicted` and `confidence` (n,) or (n, y, x) of the test part."""
+        """`patch` (n,), `predicted` and, but for a target, `confidence` of the test part: (n,),
+        (n, class) or (n, y, x)."""
         with np.load(_present(self.folder / "predictions.npz")) as stored:
-            return {name: stored[name] for name in ("patch", "predicted", "confidence")}
+            return dict(stored)
 
 
 @dataclass(frozen=True)
@@ -250,6 +252,12 @@ class Experiment:
         return str(self.patches.facts["labels"])
 
     @property
+    def target(self) -> dict[str, str] | None:
+        """Name and unit of the number that is a label; None where labels are classes."""
+        found: dict[str, str] | None = self.patches.facts.get("target")
+        return found
+
+    @property
     def segmentation(self) -> bool:
         """Whether each pixel has a label, not each patch."""
         return self.labels == "pixel"
@@ -341,7 +349,7 @@ def pooled(scores: Sequence[Scores]) -> Scores:
         pixels=None if first.pixels is None else sum(each.pixels or 0 for each in scores),
         classes=first.classes,
         measures={name: _pooled_measure(scores, name) for name in first.measures},
-        per_class=_pooled_classes(scores, confusion),
+        per_class=_pooled_classes(scores, confusion) if confusion.size else first.per_class,
         confusion=confusion,
         reliability=np.sum([each.reliability for each in scores], axis=0),
         bootstrap=first.bootstrap,
@@ -398,7 +406,8 @@ def _measure(stored: Any) -> Measure:
 def _scores(path: Path) -> Scores:
     stored = read_json(path)
     try:
-        per_class = pd.DataFrame(stored["per_class"]).set_index("class").astype(float)
+        by_class = pd.DataFrame(stored["per_class"] or {"class": []})
+        per_class = by_class.set_index("class").astype(float)
         return Scores(
             patches=int(stored["patches"]),
             pixels=stored.get("pixels"),

@@ -6,7 +6,7 @@ turns that into the figures that are reported.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -197,23 +197,25 @@ def by_group(by_patch: Counts, sums: Floats, groups: pd.Series) -> pd.DataFrame:
     return table[known].reset_index(drop=True).assign(**figures)
 
 
-def by_region(by_patch: Counts, sums: Floats, places: pd.DataFrame, block_m: float) -> pd.DataFrame:
+def by_region(
+    of_groups: Callable[[pd.Series], pd.DataFrame], places: pd.DataFrame, block_m: float
+) -> pd.DataFrame:
     """Overall figures of each square block of the ground, those of the bootstrap in `score`.
 
     Args:
-        by_patch: confusion matrices (patch, true, predicted).
-        sums: (patch, bin, 3) as `reliability` gives them.
-        places: the same patches' places, as `block_numbers` takes them; those without are left out.
+        of_groups: figures by the group of each patch, as `by_group` gives them.
+        places: the patches' places, as `block_numbers` takes them; those without are left out.
         block_m: side of a block.
 
     Returns:
         A row a block with labels: epsg, column and row (of blocks, from the origin of the map to
         the east and south), lon and lat of its centre (°, WGS84; NaN in a local plane), patches,
-        labels, then the figures of `by_group`.
+        labels, then the figures.
     """
     placed = (places["epsg"] != 0).to_numpy()
-    blocks, number = np.unique(_blocks(places[placed], block_m), axis=0, return_inverse=True)
-    table = by_group(by_patch[placed], sums[placed], pd.Series(number.ravel()))
+    blocks, number = np.unique(_blocks(places, block_m), axis=0, return_inverse=True)
+    table = of_groups(pd.Series(np.where(placed, number.ravel(), -1)))
+    table = table[table["group"] >= 0].reset_index(drop=True)
     blocks = blocks[table.pop("group").to_numpy(np.int64)]
     lon, lat = _centres(blocks, block_m)
     where = {"epsg": blocks[:, 0], "column": blocks[:, 1], "row": blocks[:, 2]}

@@ -14,7 +14,7 @@ import rasterio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swath.data.card import UNLABELLED, Band, Card
+from swath.data.card import UNLABELLED, Band, Card, Target
 from swath.data.layouts import Source, open_source
 from swath.data.layouts.scene_folders import scene_folders
 from swath.data.scene import Scene
@@ -224,6 +224,43 @@ def test_codes_name_the_classes_in_the_order_of_the_card(
         "data.layout.codes: 3 codes are given for 2 classes; "
         "give one for each class of the card, in its order"
     )
+
+
+NUMBERS = np.linspace(-2, 7, 16 * 16, dtype=np.float32).reshape(1, 16, 16)
+HEIGHT = {"target": Target(name="height", unit="m"), "classes": {"height": "#0b6183"}}
+
+
+def test_labels_of_a_target_are_the_numbers_of_a_raster(
+    card: Card, make_folder: Callable[..., Path]
+) -> None:
+    values, mask = NUMBERS.copy(), MASK.copy()
+    values[0, 2, 3], values[0, 4, 4], mask[0, 8, 9] = np.nan, np.inf, 1
+    folder = make_folder(classes={"bands": values}, mask={"bands": mask})
+    target = card.model_copy(update=HEIGHT)
+    labels = opened(target, folder).read_labels(0, 0, 16, 16)
+    expected = NUMBERS[0].copy()
+    expected[[2, 4, 8], [3, 4, 9]] = np.nan
+    assert labels.dtype == np.float32
+    np.testing.assert_array_equal(labels, expected)
+    raster = folder / "one" / "one_classes.tif"
+    with rasterio.open(raster, "r+") as file:
+        file.nodata = float(NUMBERS[0, 5, 5])
+    labels = opened(target, folder).read_labels(5, 4, 1, 2)
+    assert np.isnan(labels[0, 1]) and labels[0, 0] == NUMBERS[0, 5, 4]
+
+
+def test_numbers_that_cover_a_part_leave_the_rest_unlabelled(
+    card: Card, make_folder: Callable[..., Path]
+) -> None:
+    part = np.full((1, 4, 5), 255, np.float32)  # a number like any other
+    folder = make_folder(classes={"bands": part, "corner": (600_030.0, 5_300_020.0)})
+    labels = opened(card.model_copy(update=HEIGHT), folder).read_labels(0, 0, 16, 16)
+    assert (labels[2:6, 3:8] == 255).all() and np.isfinite(labels).sum() == 20
+
+
+def test_a_target_of_classes_is_refused(card: Card, make_folder: Callable[..., Path]) -> None:
+    said = refused(card.model_copy(update=HEIGHT), make_folder())
+    assert "one_classes.tif: holds uint8, and a target's numbers are float32" in said
 
 
 def test_what_is_brighter_than_declared_in_all_bands_is_cloud(

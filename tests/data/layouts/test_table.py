@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swath.data import archives
-from swath.data.card import Card
+from swath.data.card import Card, Target
 from swath.data.layouts import open_source
 from swath.data.published import Published
 from swath.errors import DataError
@@ -91,6 +91,15 @@ def test_labels_may_be_the_names_of_the_classes(tmp_path: Path) -> None:
     image, labels = all_of(opened(card_of(2), tmp_path))
     assert labels.tolist() == [2, 0]
     assert image[:, :, 0, 0].tolist() == [[1.5, -2.0], [0.0, np.float32(0.004)]]
+
+
+def test_labels_of_a_target_are_numbers(tmp_path: Path) -> None:
+    card = card_of(2).model_copy(update={"target": Target(name="yield", unit="t/ha")})
+    (tmp_path / "a.txt").write_text("1.5 -2 7.25\n0 4 -1e3\n")
+    _, labels = all_of(opened(card, tmp_path))
+    assert labels.dtype == np.float32 and labels.tolist() == [7.25, -1000.0]
+    (tmp_path / "a.txt").write_text("1.5 -2 7.25\n0 4 nothing\n")
+    assert "has the label nothing in row 2, which is no number" in refused(card, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ from swath.data.scene import (
     Labels,
     Layer,
     Scene,
+    ValueLabels,
     with_mask,
 )
 from swath.errors import DataError, nearest
@@ -113,7 +114,11 @@ def array_scenes(
         truth: Labels | None
         if labels is not None and labels in store.data:
             layer = store.codes(labels, scene.grid)
-            truth = CodedLabels(layer, class_codes(codes, card))
+            truth = (
+                ValueLabels(layer, None)
+                if card.target
+                else CodedLabels(layer, class_codes(codes, card))
+            )
         else:
             truth = labels_of(folder, name, labels, card, scene.grid, codes, attribute, all_touched)
         scene = replace(scene, labels=truth)

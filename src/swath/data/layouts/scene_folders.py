@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from swath.data.card import UNLABELLED, Card
+from swath.data.card import Card
 from swath.data.layouts import Source
 from swath.data.polygons import read_polygons
 from swath.data.scene import (
@@ -31,9 +31,11 @@ from swath.data.scene import (
     Rasters,
     Resampled,
     Scene,
+    ValueLabels,
     Warped,
     in_order,
     raster_facts,
+    unlabelled,
     utc,
     with_mask,
 )
@@ -468,6 +470,8 @@ def labels_of(
     if pattern is None:
         return None
     path = only_match(folder, name, pattern)
+    if card.target is not None:
+        return _values_of(path, grid)
     if path.suffix.lower() not in POLYGON_FILES:
         return CodedLabels(on_grid(path, grid), class_codes(codes, card))
     if grid.epsg <= 0:
@@ -476,6 +480,18 @@ def labels_of(
         )
     shapes = read_polygons(path, grid, list(card.classes), codes, attribute)
     return PolygonLabels(shapes, grid, all_touched, (path,))
+
+
+def _values_of(path: Path, grid: Grid) -> Labels:
+    """The labels of a raster of numbers."""
+    if path.suffix.lower() in POLYGON_FILES:
+        raise DataError("holds polygons, and a target is a raster of numbers", where=path,
+                        mend="give a raster as data.layout.labels")  # fmt: skip
+    fact = raster_facts(path, placed=grid.epsg > 0)
+    if fact.dtype != "float32":
+        raise DataError(f"holds {fact.dtype}, and a target's numbers are float32", where=path,
+                        mend="convert it, e.g. with gdal_translate -ot Float32")  # fmt: skip
+    return ValueLabels(on_grid(path, grid), fact.nodata)
 
 
 def class_codes(codes: list[int] | None, card: Card, *, first: int = 0) -> tuple[int, ...]:
@@ -510,5 +526,5 @@ def on_grid(path: Path, grid: Grid) -> Layer:
             "does not lie on the ground of the scene", where=path, mend="mend it, or its CRS"
         )
     # Outside of it there is no label; 255 is no class where the file itself names none.
-    outside = fact.nodata if fact.nodata is not None else UNLABELLED
+    outside = fact.nodata if fact.nodata is not None else unlabelled(fact.dtype)
     return Warped(("code",), grid, path, (1,), fact.dtype, "nearest", outside)

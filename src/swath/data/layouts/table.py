@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -43,7 +43,7 @@ def table(
             of the next to the right, row by row; `band` gives all pixels of the first band first.
         label: number of the column that holds the label, from 0; -1 is the last.
         codes: the label of each class, in the order of the card. Without it labels are the
-            classes' names, or 0, 1, 2, …
+            classes' names, or 0, 1, 2, …; those of a target are numbers.
         header: lines before the first row.
         dtype: type of the stored values.
 
@@ -72,7 +72,7 @@ def table(
             else pixels.reshape(-1, len(card.bands), side_px, side_px)
         )
 
-        def read(places: pd.DataFrame) -> tuple[list[Pixels], NDArray[np.uint8]]:
+        def read(places: pd.DataFrame) -> tuple[list[Pixels], NDArray[Any]]:
             which = places["at"].to_numpy()
             return [image[which]], labels[which]
 
@@ -119,10 +119,17 @@ def _rows(path: Path, columns: int, label: int, header: int) -> pd.DataFrame:
     return rows
 
 
-def _labels(
-    column: pd.Series, path: Path, card: Card, codes: list[int] | None
-) -> NDArray[np.uint8]:
-    """The class number of each label."""
+def _labels(column: pd.Series, path: Path, card: Card, codes: list[int] | None) -> NDArray[Any]:
+    """The class number of each label, or the number that it is."""
+    if card.target is not None:
+        values = pd.to_numeric(column, errors="coerce").to_numpy(np.float32)
+        if (wrong := ~np.isfinite(values)).any():
+            row = int(np.flatnonzero(wrong)[0])
+            raise DataError(
+                f"has the label {column.iloc[row]} in row {row + 1}, which is no number",
+                where=path, mend="mend data.layout.label, or the file",
+            )  # fmt: skip
+        return values
     numbers = range(len(card.classes))
     if codes is not None:
         known = {str(code): number for number, code in zip(numbers, codes, strict=True)}
@@ -157,7 +164,7 @@ def _stored(rows: pd.DataFrame, path: Path, dtype: str) -> Pixels:
     return stored
 
 
-def _nowhere(part: str, labels: NDArray[np.uint8]) -> pd.DataFrame:
+def _nowhere(part: str, labels: NDArray[Any]) -> pd.DataFrame:
     """Patches without a georeference: no spatial split will take them."""
     rows = np.arange(len(labels))
     return pd.DataFrame({"name": [f"{part}/{row + 1}" for row in rows], "label": labels}).assign(
