@@ -93,6 +93,8 @@ class Augment(Section):
     """Two patches are blended, by a share drawn from Beta(α, α); 0 blends none."""
     cutmix: NonNegative = 0.0
     """A box of another patch is pasted, whose area is drawn likewise; 0 pastes none."""
+    noise: NonNegative = 0.0
+    """Standard deviation of Gaussian noise on every pixel, in those of its band; 0 adds none."""
 
 
 class Trainer(Section):
@@ -122,6 +124,10 @@ class Trainer(Section):
     """`blocks` reads long pieces in random order and shuffles within a buffer of them; `auto` does
     so where the training part does not fit in half of the memory."""
     augment: Augment = Augment()
+    keep: Literal["best", "last"] = "best"
+    """Which network is kept: that of the epoch with the best task.monitor, or of the last epoch. A
+    schedule that ends at 0 makes the last ones alike; the best of them is then chosen by chance,
+    the more so the smaller the validation part is."""
     tta: bool = False
     """Test-time augmentation: whether the trained network answers with its mean over the eight
     symmetries of a square, at eight times the cost. What it learns does not depend on it."""

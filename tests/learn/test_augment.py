@@ -94,6 +94,18 @@ def test_crops_lie_everywhere_and_differ_within_a_batch() -> None:
     assert counts.min() > 60  # 100 are expected of each
 
 
+def test_noise_is_as_strong_as_it_is_asked_to_be_and_leaves_labels() -> None:
+    image, label = augmented(
+        torch.ones(200, 3, 8, 8), torch.arange(200), rng(), classes=200, noise=0.25
+    )
+    assert label.tolist() == list(range(200))
+    # 38,400 draws: the mean is known to 0.0013, the deviation to 0.0009.
+    assert float(image.mean()) == pytest.approx(1.0, abs=0.006)
+    assert float(image.std()) == pytest.approx(0.25, abs=0.005)
+    beside = torch.corrcoef(torch.stack([image[..., 1:].flatten(), image[..., :-1].flatten()]))
+    assert abs(float(beside[0, 1])) < 0.03
+
+
 def test_bands_are_dropped_to_their_mean_and_never_all() -> None:
     image, _ = augmented(
         torch.ones(500, 4, 2, 2), torch.zeros(500).long(), rng(), classes=3, band_dropout=0.5

@@ -266,7 +266,14 @@ def test_it_goes_on_in_the_middle_of_an_epoch_bit_for_bit(
     how = {
         "seed": 6,
         "shuffle": shuffle,
-        "augment": {"flip": True, "turn": True, "crop_px": 8, "band_dropout": 0.3, "cutmix": 1.0},
+        "augment": {
+            "flip": True,
+            "turn": True,
+            "crop_px": 8,
+            "band_dropout": 0.3,
+            "cutmix": 1.0,
+            "noise": 0.1,
+        },
     }
     straight = batches_of(patches, **how)
     whole = [list(straight) for _ in range(3)]

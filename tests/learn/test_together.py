@@ -78,7 +78,14 @@ def test_shares_are_augmented_as_the_whole_batch_is(patch_set, statistics, label
     if labels == "pixel" and "mixup" in mixing:
         pytest.skip("mixup mixes labels by patch")
     patches = patch_set(23, labels=labels)
-    augment = {"flip": True, "turn": True, "crop_px": 9, "band_dropout": 0.3, **mixing}
+    augment = {
+        "flip": True,
+        "turn": True,
+        "crop_px": 9,
+        "band_dropout": 0.3,
+        "noise": 0.1,
+        **mixing,
+    }
 
     def batches(rank: int, processes: int) -> list[Any]:
         given = {"batch_size": 7, "augment": augment, "rank": rank, "processes": processes}

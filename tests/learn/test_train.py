@@ -52,9 +52,19 @@ def test_a_run_learns_and_leaves_what_it_promises(
     assert facts["classes"] == patches.classes and facts["statistics"] == statistics
 
 
-def test_the_best_epoch_is_the_one_that_is_kept(patch_set, statistics, sections, tmp_path) -> None:
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_the_best_epoch_is_the_one_that_is_kept_or_the_last(
+    patch_set, statistics, sections, tmp_path, keep
+) -> None:
     patches = patch_set(32, labels="pixel")
-    outcome = train(patches, parts_of(32), statistics, tmp_path, **sections(), seed=0)
+    # A rate as high as this makes the last epoch another one than the best.
+    given = sections(
+        trainer__keep=keep, trainer__epochs=4, optim__lr=3.0, optim__schedule="constant"
+    )
+    outcome = train(patches, parts_of(32), statistics, tmp_path, **given, seed=0)
+    accuracy = outcome.history["val/accuracy"]
+    assert accuracy.iloc[-1] < accuracy.max()
+    assert outcome.best_epoch == (3 if keep == "last" else accuracy.idxmax())
     network, facts = load(outcome.model)
     val = np.flatnonzero(parts_of(32) == "val")
     from swath.learn.batches import Batches
@@ -62,7 +72,7 @@ def test_the_best_epoch_is_the_one_that_is_kept(patch_set, statistics, sections,
     image, label = next(iter(Batches(patches, val, batch_size=64, **facts["statistics"])))
     with torch.inference_mode():
         right = (network(image).argmax(1) == label).float().mean()
-    assert float(right) == pytest.approx(outcome.history["val/accuracy"].max(), abs=1e-6)
+    assert float(right) == pytest.approx(accuracy[outcome.best_epoch], abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -269,9 +269,10 @@ class Attempt(Callback):
         state: the run's folder.
         batches: of the training part.
         validation: of the validation part.
-        facts: what is saved with the best network.
+        facts: what is saved with the network that is kept.
         progress: what earlier attempts have left.
         monitor: the measure of an epoch by which the best is chosen; the larger the better.
+        keep: `best` keeps the network of that epoch, `last` of each further one.
         seed: of the run.
         every_minutes: between two checkpoints.
         stop: asked at every step.
@@ -287,6 +288,7 @@ class Attempt(Callback):
         progress: Progress,
         *,
         monitor: str,
+        keep: Literal["best", "last"] = "best",
         seed: int,
         every_minutes: float,
         stop: Stop,
@@ -295,7 +297,7 @@ class Attempt(Callback):
         self.together = together
         self.state, self.batches, self.validation = state, batches, validation
         self.facts, self.progress, self.seed, self.stop = facts, progress, seed, stop
-        self.monitor = monitor
+        self.monitor, self.keep = monitor, keep
         self.every_s = 60.0 * every_minutes
         self.position = (0, 0)
         self.left: dict[str, Any] = {}
@@ -443,7 +445,7 @@ class Attempt(Callback):
     # ---- epochs ----
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Add the epoch to the history, and keep the network where it is the best."""
+        """Add the epoch to the history, and keep the network where it is the one to keep."""
         learner: Any = pl_module
         finite = torch.stack(self.validated).isfinite().tolist()
         if not all(finite):
@@ -464,7 +466,7 @@ class Attempt(Callback):
         history = self.progress.history
         best = max((old[self.monitor] for old in history), default=-math.inf)
         history.append(row)
-        if row[self.monitor] > best and self.together.first:
+        if (self.keep == "last" or row[self.monitor] > best) and self.together.first:
             with whole(self.state / "best.ckpt") as part:
                 weights = learner.network.state_dict()
                 torch.save({"weights": weights, "facts": json.dumps(self.facts)}, part)

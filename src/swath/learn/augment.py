@@ -38,6 +38,8 @@ class Drawn:
     """What a patch keeps of itself then."""
     pasted: tuple[slice, slice] | None = None
     """Rows and columns that the other gives; None blends all of both."""
+    noise: NDArray[np.float32] | None = None
+    """What is added to each pixel, (patch, band, y, x)."""
     gone: NDArray[np.bool_] | None = None
     """Which bands are dropped, (patch, band, 1, 1)."""
 
@@ -64,8 +66,10 @@ def draw(
     band_dropout: float = 0.0,
     mixup: float = 0.0,
     cutmix: float = 0.0,
+    noise: float = 0.0,
 ) -> Drawn:
-    """How a batch is augmented: cropped, flipped and turned, mixed, robbed of bands, in this order.
+    """How a batch is augmented: cropped, flipped and turned, mixed, given noise, robbed of bands,
+    in this order.
 
     Flips along both axes and an exchange of the axes give, in half of the cases each, all eight
     symmetries of a square: land has no up, and the shadow of the sun is the price.
@@ -80,6 +84,7 @@ def draw(
         mixup: α of Zhang et al. 2018 (arXiv:1710.09412), for labels by patch; 0 mixes none.
         cutmix: α of Yun et al. 2019 (arXiv:1905.04899); 0 mixes none. If both are given, a draw
             decides by batch.
+        noise: standard deviation of what is added to every pixel, in those of its band.
     """
     patches, bands, height, width = shape
     found: dict[str, Any] = {}
@@ -98,6 +103,9 @@ def draw(
             rows, columns = found["pasted"] = box(height, width, found["share"], generator)
             area = (rows.stop - rows.start) * (columns.stop - columns.start)
             found["share"] = 1 - area / (height * width)
+    if noise:
+        shape = (patches, bands, height, width)
+        found["noise"] = np.float32(noise) * generator.standard_normal(shape, np.float32)
     if band_dropout:
         found["gone"] = dropped((patches, bands), band_dropout, generator)
     return Drawn(**found)
@@ -131,6 +139,8 @@ def augmented(
         at[rows] = np.arange(len(rows))
         others = _to(at[drawn.others[rows[:own]]], image)
         image, label = mixed(image, label, others, drawn.share, drawn.pasted, classes)
+    if drawn.noise is not None:
+        image.add_(_to(drawn.noise[rows[:own]], image))
     if drawn.gone is not None:
         image.masked_fill_(_to(drawn.gone[rows[:own]], image), 0.0)
     return image, label

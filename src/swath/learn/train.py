@@ -69,7 +69,7 @@ class Outcome:
     images_per_s."""
     best_epoch: int
     model: Path
-    """The best network: weights and all that is needed to use it."""
+    """The network that is kept: weights and all that is needed to use it."""
     facts: dict[str, Any]
     """parameters, epochs, seconds, device, processes, precision, channels_last, compile,
     attempts."""
@@ -127,7 +127,7 @@ def train(
     place = _place(processes, device, trainer["batch_size"])
     numbers = {part: _members(parts, part) for part in ("train", "val")}
     learns = _task(task, patches, numbers["train"])
-    augment = trainer["augment"]
+    augment, keep = trainer["augment"], trainer["keep"]
     seed_everything(seed, verbose=False)
     network = build(model, len(statistics["mean"]), len(patches.classes))
     _can_be_augmented(patches, augment, trainer["tta"])
@@ -176,7 +176,7 @@ def train(
             }
             attempt = Attempt(
                 state, batches, validation, kept, progress, monitor=learns.monitor,
-                seed=seed, every_minutes=trainer["checkpoint_minutes"], stop=stop,
+                keep=keep, seed=seed, every_minutes=trainer["checkpoint_minutes"], stop=stop,
                 together=together,
             )  # fmt: skip
             early = EarlyStop(progress, learns.monitor, trainer["early_stopping"])
@@ -213,7 +213,7 @@ def train(
     history = pd.DataFrame(progress.history[:epochs])
     return Outcome(
         history=history,
-        best_epoch=int(history[learns.monitor].idxmax()),
+        best_epoch=int(history[learns.monitor].idxmax()) if keep == "best" else len(history) - 1,
         model=state / "best.ckpt",
         facts={
             "parameters": sum(p.numel() for p in network.parameters()),
