@@ -189,6 +189,23 @@ def test_patches_too_small_for_bf16_are_trained_in_float32(
     assert found.facts["precision"] == "fp32"
 
 
+@pytest.mark.parametrize("wanted", ["auto", True])
+@pytest.mark.parametrize("width, last", [(15, False), (16, True)])
+def test_channels_do_not_lie_last_where_that_breaks_the_memory(
+    patch_set, statistics, sections, tmp_path, width, last, wanted
+) -> None:
+    """With fewer channels in its shortcut, of patches as large as these, oneDNN would crash."""
+    given = sections(
+        "cnn",
+        "classification",
+        model__width=width,
+        trainer__channels_last=wanted,
+        trainer__epochs=1,
+    )
+    found = train(patch_set(12, side=120), parts_of(12), statistics, tmp_path, **given, seed=0)
+    assert found.facts["channels_last"] in ((last,) if wanted is True else (last, False))
+
+
 def test_a_loss_that_is_no_number_stops_the_run(patch_set, statistics, sections, tmp_path) -> None:
     patches = patch_set(24, labels="pixel", nodata=None, dtype="float32")
     patches.image.chunks[0][1] = 3e38  # NaN and infinity would be no-data

@@ -46,6 +46,10 @@ BF16_LEAST_PX = 8
 """On a CPU, torch 2.13 convolves patches of 3 px in bf16 to NaN now and then (one pass in sixty),
 from memory that nobody has written; from 8 px on none was seen."""
 
+LEAST_CHANNELS = 16
+"""On a CPU, oneDNN up to 3.12 writes past its memory in the backward pass of a strided 1 x 1
+convolution of fewer channels that lie last (github.com/uxlfoundation/oneDNN/issues/6035)."""
+
 PATCHES_AT_ONCE = 1024
 """Whose labels are summed up together."""
 
@@ -552,11 +556,14 @@ def _fastest(
     """Precision and whether channels lie last; what is `auto` of them is decided by the clock.
 
     A CPU without bf16 instructions is far slower in bf16, and the layout that is faster in one
-    precision need not be so in the other: all pairs are timed.
+    precision need not be so in the other: all pairs are timed. On a CPU channels do not lie last
+    where that would break its memory.
     """
     where = torch.device("cuda" if device == "gpu" else "cpu")
     precisions = ["fp32", "bf16"] if trainer["precision"] == "auto" else [trainer["precision"]]
     layouts = [False, True] if trainer["channels_last"] == "auto" else [trainer["channels_last"]]
+    if device == "cpu" and any(map(_overruns, network.modules())):
+        layouts = [False]
     ways = list(itertools.product(precisions, layouts))
     if len(ways) == 1:
         return ways[0]
@@ -574,6 +581,16 @@ def _fastest(
     for (precision, last), best in seconds.items():
         log.info("a step in %s%s: %.1f ms", precision, ", channels last" * last, best * 1e3)
     return min(ways, key=lambda way: seconds[way])
+
+
+def _overruns(layer: nn.Module) -> bool:
+    """Whether it is a convolution that breaks a CPU's memory where channels lie last."""
+    return (
+        isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+        and max(layer.kernel_size) == 1
+        and max(layer.stride) > 1
+        and layer.in_channels // layer.groups < LEAST_CHANNELS
+    )
 
 
 def _time_step(network: nn.Module, image: Tensor, precision: str, channels_last: bool) -> float:
