@@ -19,6 +19,10 @@ PRUNED = {
         "trainer.epochs=1 trainer.precision=bf16 model.width=4 sweep.trials=2 sweep.epochs=1"
     ),
     "eurosat": "patches.fraction=0.02 trainer.epochs=1 trainer.precision=bf16 model.width=8",
+    "eurosat_resnet": (
+        "split=stratified patches.fraction=0.02 trainer.epochs=1 trainer.precision=bf16 "
+        "runs.seeds=[0]"
+    ),
     "statlog": "patches.fraction=0.1 trainer.epochs=1 model.width=8 runs.seeds=[0]",
     "rachel_carson": "trainer.epochs=1 trainer.precision=bf16",
     "sen1floods11_sample": (
@@ -32,8 +36,8 @@ PRUNED = {
 }
 # Whose data are not drawn, and have to be at hand.
 REAL = (
-    "bigearthnet_sample", "eurosat", "eurosat_small", "statlog", "rachel_carson",
-    "sen1floods11_sample",
+    "bigearthnet_sample", "eurosat", "eurosat_resnet", "eurosat_small", "statlog",
+    "rachel_carson", "sen1floods11_sample",
 )  # fmt: skip
 
 

@@ -54,7 +54,8 @@ def test_labels_of_patches_give_one_answer_each(patch_set, save_model) -> None:
 def test_of_several_labels_each_class_is_decided_by_itself(
     patch_set, several, statistics, save_model
 ) -> None:
-    patches, model = several(patch_set(6)), save_model("cnn", width=4)
+    patches = several(patch_set(6))
+    model = save_model("cnn", width=4, data={"labels": "several"})
     predicted, probability = predict_patches(model, patches, np.arange(6))
     image, _ = next(iter(Batches(patches, np.arange(6), batch_size=6, **statistics)))
     with torch.inference_mode():

@@ -284,6 +284,7 @@ def test_every_patch_is_loaded_once_an_epoch(verb: Verb) -> None:
         [list(map(int, line.split())) for line in (verb.folder / f"loaded-{rank}").open()]
         for rank in (0, 1)
     ]
+    assert sorted(loaded[0].pop()) == parts[1], "at the end the first asks them for a temperature"
     assert [len(each) for each in loaded] == [EPOCHS * sum(steps)] * 2
     orders = []
     for epoch in range(EPOCHS):
