@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -170,6 +172,21 @@ def test_several_runs_are_pooled(segmentation: Path) -> None:
     assert both.interval == "range of 2 runs"
     value = one.measures["kappa"].value
     assert both.measures["kappa"] == Measure(value, value, value)
+
+
+def test_of_several_runs_the_mean_and_its_deviation_stand_below_them(segmentation: Path) -> None:
+    results = read_experiment(segmentation)
+    runs = tuple(split.runs[0] for split in results.splits)
+    one, other = (run.scores.measures["overall_accuracy"].value for run in runs)
+    assert one != other
+    many = replace(results.splits[0], runs=runs)
+    (table,) = page_tables(replace(results, splits=(many,)), "")["training"]
+    mean, deviation = 50 * (one + other), 100 * abs(one - other) / math.sqrt(2)
+    title = f"{many.name}, mean ± standard deviation of 2"
+    assert table.rows[-1][:2] == (title, f"{mean:.1f} ± {deviation:.1f}")
+    assert len(table.rows[-1]) == len(table.head)
+    (table,) = page_tables(results, "")["training"]
+    assert not any("mean" in row[0] for row in table.rows), "nothing where each split has one run"
 
 
 def test_class_scores_agree_with_what_the_run_reported(segmentation: Path) -> None:

@@ -260,6 +260,13 @@ def _runs_table(results: Experiment, splits: list[Split]) -> Table:
                 str(run.facts.get("precision", NONE)),
             )
         )
+    for split in splits:
+        if len(split.runs) > 1:
+            # As papers report them: each run is one observation, whatever its fold and seed.
+            values = pd.Series([run.scores.measures[headline].value for run in split.runs])
+            both = f"{worth(headline, values.mean())} ± {worth(headline, values.std())}"
+            title = f"{split.name}, mean ± standard deviation of {len(values)}"
+            rows.append((title, both, *(NONE,) * (len(head) - 2)))
     return Table("Runs", head, rows, leaks_of(splits), wide=True)
 
 
