@@ -494,8 +494,10 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
     folder = tmp_path_factory.mktemp("reports")
 
     def write(experiment: Path) -> Path:
-        out = folder / f"{experiment.name}.html"
+        # In a folder of its own, for what is written beside it.
+        out = folder / experiment.name / f"{experiment.name}.html"
         if not out.exists():
+            out.parent.mkdir()
             write_report(experiment, out, project=experiment)
         return out
 

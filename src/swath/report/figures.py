@@ -563,7 +563,7 @@ def _class_means(results: Experiment, split: Split) -> np.ndarray:
 @registered("figure")
 @section("scenes")
 def regions(results: Experiment, split: Split) -> Panels:
-    """Where it is right.
+    """Where on the ground it is right.
 
     Each square is a block of the ground, coloured by the share of its test labels that are answered
     rightly, or by the error of its numbers, the mean over the runs that tested there. Blocks are
