@@ -266,7 +266,7 @@ def _runs_table(results: Experiment, splits: list[Split]) -> Table:
             values = pd.Series([run.scores.measures[headline].value for run in split.runs])
             both = f"{worth(headline, values.mean())} ± {worth(headline, values.std())}"
             title = f"{split.name}, mean ± standard deviation of {len(values)}"
-            rows.append((title, both, *(NONE,) * (len(head) - 2)))
+            rows.append((title, both, NONE, NONE, NONE, NONE, NONE))
     return Table("Runs", head, rows, leaks_of(splits), wide=True)
 
 
