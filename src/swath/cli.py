@@ -585,7 +585,7 @@ def predict(
     from swath.plan import defaults
 
     _, facts = load(model)
-    data = facts.get("data", {})
+    data = facts["data"]
     opened = single_scene(scene, facts["bands"], data)
     bands = list(opened.bands)
     given = defaults("maps") | {"probabilities": probabilities}
@@ -652,21 +652,22 @@ def evaluate(
     truth = opened.label.gather(which)
     places = opened.places.iloc[which].reset_index(drop=True)
     scenes = places["scene"].map(dict(enumerate(opened.facts["scenes"])))
+    bootstrap = scores.Bootstrap.of(places, **settings)
     of_groups: Callable[[pd.Series], pd.DataFrame]
     if opened.facts.get("target"):
         off = regression.sums(truth, predicted)
-        figures = regression.score(off, places, **settings)
+        figures = regression.score(off, bootstrap)
         of_groups = partial(regression.by_group, off)
         headline = "rmse"
     elif opened.facts["labels"] == "several":
         decisions = several.Decisions(truth, predicted, confidence)
-        figures = several.score(decisions, places, opened.classes, **settings)
+        figures = several.score(decisions, opened.classes, bootstrap)
         of_groups = partial(several.by_group, decisions)
         headline = "macro_ap"
     else:
         by_patch = scores.confusions(truth, predicted, len(opened.classes))
         sums = scores.reliability(truth, predicted, confidence)
-        figures = scores.score(by_patch, sums, places, opened.classes, **settings)
+        figures = scores.score(by_patch, sums, opened.classes, bootstrap)
         of_groups = partial(scores.by_group, by_patch, sums)
         headline = "overall_accuracy"
     with whole(out / "scores_by_scene.parquet") as part:

@@ -27,10 +27,31 @@ from swath.data.mapped import Mapped
 from swath.data.patches import contents_of
 from swath.data.patchset import PatchSet
 from swath.data.scene import Scene
+from swath.learn.attempts import Stop
 from swath.learn.train import build
 
 CLASSES = ["Water", "Forest", "Pasture"]
 BANDS = ["red", "green", "blue", "nir"]
+
+
+@pytest.fixture
+def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Has runs asked to stop at the so-manieth chance: before the first step, then after each, and
+    after each batch of a validation; 0 lets them go on."""
+    left = [0]
+
+    class StopAfter(Stop):
+        def wanted(self, next_s: float = 0.0) -> bool:
+            left[0] -= 1
+            if not left[0]:
+                self.reason = "the test"
+            return super().wanted(next_s)
+
+    def stop(chances: int) -> None:
+        left[0] = chances
+        monkeypatch.setattr("swath.learn.train.Stop", StopAfter)
+
+    return stop
 
 
 @pytest.fixture

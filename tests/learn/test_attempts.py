@@ -98,35 +98,22 @@ def straight(run, tmp_path: Path) -> Path:
     return tmp_path / "straight"
 
 
-class StopAfter(Stop):
-    """Asks for a stop at the so-manieth chance: before the first step, then after each."""
-
-    chances = 0
-
-    def wanted(self, next_s: float = 0.0) -> bool:
-        StopAfter.chances -= 1
-        if not StopAfter.chances:
-            self.reason = "the test"
-        return super().wanted(next_s)
-
-
 # ---- going on, from every place ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize("summed_up", [1, 3])
 def test_a_run_stopped_at_every_step_equals_one_that_never_was(
-    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, summed_up: int
+    run, stop_after, tmp_path: Path, summed_up: int
 ) -> None:
     """In the middle of an epoch, at its last step and in its validation; with `summed_up` batches
     to a step, between steps alone. Its weights are averaged, too."""
     given = {"trainer__accumulate": summed_up, "trainer__ema": 0.9}
     straight = run(tmp_path / "straight", given=given)
-    monkeypatch.setattr("swath.learn.train.Stop", StopAfter)
     places: list[tuple[int, int]] = []
     while True:
         # A validation that was stopped once is let through: three chances, one a batch.
         in_validation = len(places) > 1 and places[-1] == places[-2]
-        StopAfter.chances = 5 if in_validation else 2
+        stop_after(5 if in_validation else 2)
         try:
             gone_on = run(tmp_path / "cut", given=given)
         except StoppedError:

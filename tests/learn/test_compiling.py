@@ -14,7 +14,6 @@ from torch._dynamo.utils import counters
 
 from swath.errors import RunError, StoppedError
 from swath.learn import compiling
-from swath.learn.attempts import Stop
 from swath.learn.compiling import compiled
 from swath.learn.train import Outcome, train
 
@@ -74,7 +73,7 @@ def test_every_run_of_a_process_is_compiled() -> None:
     """Torch compiles one and the same function eight times, and then no more."""
     for number in range(1, 11):
         network = nn.Sequential(nn.Linear(2, 2))
-        fast = compiled(network, torch.ones(3, 2), precision="fp32", wanted=True, steps=1)
+        fast = compiled(network, torch.ones(3, 2), precision="fp32", force=True, steps=1)
         assert fast is not None
         assert torch.equal(fast(torch.ones(3, 2)), network(torch.ones(3, 2)))
         assert counters["stats"]["unique_graphs"] == number
@@ -105,7 +104,7 @@ def test_auto_weighs_what_it_costs(
 
     monkeypatch.setattr(compiling, "step_s", takes)
     monkeypatch.setattr(compiling.time, "perf_counter", lambda: clock[0])
-    found = compiled(network, torch.ones(3, 2), precision="fp32", wanted="auto", steps=steps)
+    found = compiled(network, torch.ones(3, 2), precision="fp32", force=False, steps=steps)
     assert (found is not None) == taken
     assert set(graphs) == ({1} if compiles else set())
 
@@ -123,31 +122,19 @@ def test_without_a_compiler(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "set it to false" in str(error.value)
 
 
-class StopOnce(Stop):
-    """Asks for a stop after the so-manieth step."""
-
-    chances = 0
-
-    def wanted(self, next_s: float = 0.0) -> bool:
-        StopOnce.chances -= 1
-        if not StopOnce.chances:
-            self.reason = "the test"
-        return super().wanted(next_s)
-
-
-@pytest.mark.skipif(not shutil.which("g++"), reason="there is no C++ compiler")
 def test_a_compiled_run_that_was_stopped_goes_on_to_the_same_weights(
-    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run, stop_after, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And compiled, though `auto` would not do so any more."""
+    if not shutil.which("g++"):
+        monkeypatch.setattr(compiling, "BACKEND", "eager")
     monkeypatch.setattr(compiling, "LEAST_S", 0.0)
     monkeypatch.setattr(compiling, "ATTEMPTS", -1e9)
     run(tmp_path / "straight")
-    monkeypatch.setattr("swath.learn.train.Stop", StopOnce)
-    StopOnce.chances = 6  # before the first step, after three steps, in the validation, after one
+    stop_after(6)  # before the first step, after three steps, in the validation, after one
     with pytest.raises(StoppedError):
         run(tmp_path / "cut")
-    StopOnce.chances = 0
+    stop_after(0)
     monkeypatch.setattr(compiling, "ATTEMPTS", 1e9)
     assert run(tmp_path / "cut").facts["compile"] is True
     assert_same(tmp_path / "straight", tmp_path / "cut")

@@ -51,6 +51,13 @@ def assert_same_curve(one: pd.DataFrame, other: pd.DataFrame) -> None:
     pd.testing.assert_frame_equal(one[names], other[names], rtol=0, atol=1e-5)
 
 
+def assert_as_two(verb: Verb, name: str, **given: str) -> None:
+    """The run, gone on with by two processes, learns what two have learnt that nobody disturbed."""
+    assert_same_curve(verb.train(name, "2", **given), verb.history("two"))
+    one, two = verb.weights(name), verb.weights("two")
+    assert all(torch.equal(one[weight], two[weight]) for weight in one)
+
+
 def parts_of(count: int) -> np.ndarray:
     parts = np.full(count, "train", dtype="<U6")
     parts[::4] = "val"
@@ -300,10 +307,8 @@ def test_every_patch_is_loaded_once_an_epoch(verb: Verb) -> None:
 def test_tasks_that_srun_has_started_are_the_processes(verb: Verb) -> None:
     given = {**SRUN, "MASTER_PORT": free_port(), "GLOO_SOCKET_IFNAME": "lo"}
     other = verb.start("srun", "auto", **(given | {"SLURM_PROCID": "1", "SLURM_LOCALID": "1"}))
-    assert_same_curve(verb.train("srun", "2", **given), verb.history("two"))
+    assert_as_two(verb, "srun", **given)
     assert other.wait(30) == 0
-    one, two = verb.weights("srun"), verb.weights("two")
-    assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 def test_a_signal_stops_all_at_one_step_and_they_go_on(verb: Verb) -> None:
@@ -315,9 +320,7 @@ def test_a_signal_stops_all_at_one_step_and_they_go_on(verb: Verb) -> None:
     wait_until_gone([child])
     told = verb.log.read_text().splitlines()
     assert len([line for line in told if "stopped by SIGTERM in epoch" in line]) == 1
-    assert_same_curve(verb.train("stopped", "2"), verb.history("two"))
-    one, two = verb.weights("stopped"), verb.weights("two")
-    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert_as_two(verb, "stopped")
 
 
 def test_one_that_is_killed_ends_all_and_one_process_goes_on(verb: Verb) -> None:

@@ -29,7 +29,7 @@ from swath.data.shards import index_shards
 from swath.data.statistics import add_up, measure, summary
 from swath.report.page import write_report
 from swath.study import regression
-from swath.study.scores import by_group, by_region, confusions, reliability
+from swath.study.scores import Bootstrap, by_group, by_region, confusions, reliability
 from swath.study.several import Decisions, score
 from swath.study.several import by_group as several_by_group
 
@@ -314,18 +314,19 @@ def _judged(
     confidence: dict[str, np.ndarray] = {}
     places = patches.places.iloc[test].reset_index(drop=True)
     scenes = places["scene"].map(dict(enumerate(patches.facts["scenes"])))
+    bootstrap = Bootstrap.of(places, block_m=1e5, draws=50)
     of.mkdir(parents=True)
     if patches.facts.get("target"):
         predicted = (truth + wrong * rng.normal(0.5, 1, truth.shape)).astype(np.float32)
         off = regression.sums(truth, predicted)
-        found = regression.score(off, places, block_m=1e5, draws=50)
+        found = regression.score(off, bootstrap)
         scores = {**facts, "part": "test", "patches": len(test), "pixels": None, **found}
         of_groups = partial(regression.by_group, off)
     elif several:
         probability = np.abs(truth - (0.5 + wrong) * rng.random(truth.shape)).astype(np.float32)
         decisions = Decisions(truth, (probability > 0.5).astype(np.uint8), probability)
         predicted, confidence = decisions.predicted, {"confidence": decisions.probability}
-        found = score(decisions, places, list(shape.classes), block_m=1e5, draws=50)
+        found = score(decisions, list(shape.classes), bootstrap)
         scores = {**facts, "part": "test", "patches": len(test), "pixels": None, **found}
         of_groups = partial(several_by_group, decisions)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from torchmetrics.classification import MulticlassCalibrationError
 
 from swath.study.scores import (
     BINS,
+    Bootstrap,
     block_numbers,
     by_group,
     by_region,
@@ -26,8 +28,6 @@ from swath.study.scores import (
 )
 
 FIGURES = ("overall_accuracy", "average_accuracy", "kappa", "macro_f1", "miou", "calibration_error")
-
-
 METRES = 360 / (2 * np.pi * 6_378_137)
 """Degrees of the equator in a metre."""
 UTM = 32632
@@ -39,12 +39,21 @@ def places(count: int, *, step_m: float = 640.0, epsg: int = UTM) -> pd.DataFram
     return pd.DataFrame({"west": west, "north": 5_000_000.0, "epsg": epsg})
 
 
+def square_in_degrees(lat: float, side_m: float, step_m: float) -> tuple[pd.DataFrame, Any, Any]:
+    """Patches every so many metres of a square on a map in degrees, and how far north and east."""
+    north, east = np.mgrid[0:side_m:step_m, 0:side_m:step_m].reshape(2, -1)
+    at = lat + north * METRES
+    west = -3 + east * METRES / np.cos(np.radians(at))
+    return pd.DataFrame({"west": west, "north": at, "epsg": 4326}), north, east
+
+
 def scored(truth, predicted, classes, where=None, *, block_m=10_000.0, draws=300, seed=0):
     names = [f"c{k}" for k in range(classes)]
     where = places(len(truth)) if where is None else where
     by_patch = confusions(truth, predicted, classes)
     sums = reliability(truth, predicted, 0.4 + 0.15 * (predicted % 4))
-    return score(by_patch, sums, where, names, block_m=block_m, draws=draws, seed=seed)
+    bootstrap = Bootstrap.of(where, block_m=block_m, draws=draws, seed=seed)
+    return score(by_patch, sums, names, bootstrap)
 
 
 def test_a_calibration_worked_out_by_hand() -> None:
@@ -220,11 +229,7 @@ def test_a_seed_gives_the_same_interval() -> None:
 def test_blocks_are_squares_of_the_ground_wherever_they_lie(lat: float) -> None:
     """Counted over a region of 100 km: so many blocks, so many patches in each."""
     side, step = 10_000.0, 500.0
-    north, east = np.mgrid[0:100_000:step, 0:100_000:step].reshape(2, -1)
-    at = lat + north * METRES
-    where = pd.DataFrame(
-        {"west": -3 + east * METRES / np.cos(np.radians(at)), "north": at, "epsg": 4326}
-    )
+    where, north, east = square_in_degrees(lat, 100_000, step)
     numbers = block_numbers(where, side)
     sizes = np.bincount(numbers)
     assert np.median(sizes) == pytest.approx((side / step) ** 2, rel=0.06)
@@ -281,11 +286,7 @@ def test_a_region_knows_its_centre(epsg, west, north, lon, lat) -> None:
 @pytest.mark.parametrize("lat", [-56.0, 47.5])
 def test_the_centre_of_a_region_in_degrees_lies_amid_its_patches(lat: float) -> None:
     side, step = 10_000.0, 250.0
-    north, east = np.mgrid[0:60_000:step, 0:60_000:step].reshape(2, -1)
-    at = lat + north * METRES
-    where = pd.DataFrame(
-        {"west": -3 + east * METRES / np.cos(np.radians(at)), "north": at, "epsg": 4326}
-    )
+    where, _, _ = square_in_degrees(lat, 60_000, step)
     truth = np.zeros(len(where), np.uint8)
     by_patch, sums = confusions(truth, truth, 2), reliability(truth, truth, np.ones(len(where)))
     found = by_region(partial(by_group, by_patch, sums), where, side)

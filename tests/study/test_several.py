@@ -12,7 +12,7 @@ import torch
 from sklearn import metrics
 from torchmetrics.classification import BinaryCalibrationError
 
-from swath.study.scores import BINS
+from swath.study.scores import BINS, Bootstrap
 from swath.study.several import Decisions, average_precision, by_group, score
 
 FIGURES = (
@@ -39,7 +39,8 @@ def places(count: int, *, step_m: float = 640.0) -> pd.DataFrame:
 
 def scored(of: Decisions, *, block_m: float = 6400.0, draws: int = 200) -> dict[str, Any]:
     names = [f"c{k}" for k in range(of.truth.shape[1])]
-    return score(of, places(len(of.truth)), names, block_m=block_m, draws=draws)
+    bootstrap = Bootstrap.of(places(len(of.truth)), block_m=block_m, draws=draws)
+    return score(of, names, bootstrap)
 
 
 def test_an_average_precision_worked_out_by_hand() -> None:

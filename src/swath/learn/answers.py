@@ -11,6 +11,11 @@ THRESHOLD = 0.5
 """Of several labels, a class that is more probable than this is said to be there."""
 
 
+def are_several(facts: dict[str, Any]) -> bool:
+    """Whether a model of these facts says of each class by itself whether it is there."""
+    return bool(facts["data"].get("labels") == "several")
+
+
 class Answer(NamedTuple):
     """What is said of patches, and how surely."""
 

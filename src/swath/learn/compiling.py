@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,14 +33,14 @@ def compiled(
     image: Tensor,
     *,
     precision: str,
-    wanted: Literal["auto", True, False],
+    force: bool,
     steps: int,
 ) -> Forward | None:
-    """The forward pass of a network, compiled for batches as `image`; None where it is not to be.
+    """The forward pass of a network, compiled for batches as `image`; None where it does not pay.
 
-    `auto` times a step as it is. Where all steps take at least `LEAST_S`, it compiles, times that,
-    and takes it if all steps gain more than it costs to compile in `ATTEMPTS` attempts. Where it
-    cannot compile, it does without.
+    A step is timed as it is. Where all steps take at least `LEAST_S`, it is compiled and timed
+    again, and that is taken if all steps gain more than it costs to compile in `ATTEMPTS` attempts.
+    Where it cannot be compiled, it goes without.
 
     A batch of another shape, as the last of an epoch, goes through the plain network: compiling for
     it would take as long again.
@@ -51,18 +50,16 @@ def compiled(
             it was, and random numbers are, too.
         image: a batch, (batch, band, y, x).
         precision: bf16 or fp32.
-        wanted: whether to compile.
+        force: compile, whatever it costs and gains.
         steps: of the whole run.
 
     Raises:
-        RunError: it is wanted, and cannot be.
+        RunError: it is forced, and cannot be.
     """
-    if wanted is False:
-        return None
     with _untouched(network, image):
         # The first step of a device takes longer than any other.
         plain_s = min(step_s(network, network, image, precision) for _ in range(2))
-        if wanted == "auto" and steps * plain_s < LEAST_S:
+        if not force and steps * plain_s < LEAST_S:
             return None
         fast = _function(network)
         start = time.perf_counter()
@@ -70,7 +67,7 @@ def compiled(
             step_s(fast, network, image, precision)
         except Exception as failed:
             reason = str(failed).strip().splitlines()[0]
-            if wanted == "auto":
+            if not force:
                 log.info("a step is not compiled: %s", reason)
                 return None
             raise RunError(
@@ -79,7 +76,7 @@ def compiled(
                 mend="install a C++ compiler (on a GPU also triton), or set it to false",
             ) from None
         cost_s = time.perf_counter() - start
-        if wanted == "auto":
+        if not force:
             both = [
                 [step_s(way, network, image, precision) for way in (network, fast)]
                 for _ in range(4)

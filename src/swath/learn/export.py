@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from swath.errors import RunError
 from swath.files import whole
+from swath.learn.answers import are_several
 from swath.learn.batches import Normalise
 from swath.learn.train import load
 
@@ -54,7 +55,7 @@ def export_onnx(model: Path, out: Path, *, tolerance: float = 1e-4) -> float:
             mend="pip install 'swath[onnx]'",
         )  # fmt: skip
     whole_network = _FromStored(network.to(memory_format=torch.contiguous_format), facts).eval()  # type: ignore[call-overload]
-    side_px = int(facts.get("data", {}).get("size_px", 64))
+    side_px = int(facts["data"].get("size_px", 64))
     pixels = torch.from_numpy(_drawn(facts, 2, side_px))
     with torch.inference_mode():
         dense = whole_network(pixels).ndim == 4
@@ -89,7 +90,7 @@ class _FromStored(nn.Module):
         super().__init__()
         self.network, self.nodata = network, facts["nodata"]
         self.temperature = float(facts["temperature"])
-        self.several = facts.get("data", {}).get("labels") == "several"
+        self.several = are_several(facts)
         # As `Normalise` has them.
         normalise = Normalise(facts["statistics"]["mean"], facts["statistics"]["std"], None)
         self.register_buffer("mean", torch.from_numpy(normalise.mean))
@@ -124,10 +125,9 @@ def _write(
         ) from failed  # fmt: skip
     assert program is not None
     proto = program.model_proto
-    known = {key: facts[key] for key in ("bands", "classes", "nodata", "statistics", "temperature")}
-    for key, value in (known | {"data": facts.get("data", {})}).items():
+    for key in ("bands", "classes", "nodata", "statistics", "temperature", "data"):
         entry = proto.metadata_props.add()
-        entry.key, entry.value = key, json.dumps(value)
+        entry.key, entry.value = key, json.dumps(facts[key])
     onnx.checker.check_model(proto)
     onnx.save(proto, path)
 

@@ -36,6 +36,7 @@ from swath.data.card import UNLABELLED
 from swath.data.scene import Grid, Pixels, Scene
 from swath.errors import RunError
 from swath.files import digest, read_json, whole, write_json
+from swath.learn.answers import are_several
 from swath.learn.batches import Normalise
 from swath.learn.predict import Precision, Trained, least_seconds, opened
 
@@ -226,7 +227,7 @@ def check_fits(facts: dict[str, Any], scene: Scene) -> None:
     Raises:
         RunError: both sides are named.
     """
-    several = facts.get("data", {}).get("labels") == "several"
+    several = are_several(facts)
     if several or facts.get("scale"):
         says = "several of each patch" if several else "a number"
         raise RunError(
@@ -241,7 +242,7 @@ def check_fits(facts: dict[str, Any], scene: Scene) -> None:
             where=scene.name,
             mend="map scenes of the bands that the model was trained on",
         )
-    gsd_m = facts.get("data", {}).get("gsd_m")
+    gsd_m = facts["data"].get("gsd_m")
     if gsd_m is None or scene.grid.epsg <= 0:  # an older model, or a plane without a scale
         return
     least, most = ALIKE_DEGREES if _in_degrees(scene.grid) else ALIKE
@@ -353,7 +354,7 @@ class _Means:
             RunError: it answers something else than its classes.
         """
         facts = self.trained.facts
-        side_px = int(facts.get("data", {}).get("size_px", 64))
+        side_px = int(facts["data"].get("size_px", 64))
         with _threads(1):
             answer = self.trained(torch.zeros(1, self.shape[0], side_px, side_px))
         if answer.shape[1] != len(facts["classes"]) or answer.ndim not in (2, 4):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from swath.data.patchset import PatchSet
 from swath.errors import RunError
-from swath.learn.answers import Answer, decided, joined
+from swath.learn.answers import Answer, are_several, decided, joined
 from swath.learn.batches import Batches
 from swath.learn.tasks import in_unit
 from swath.learn.train import load
@@ -53,9 +53,8 @@ class Trained:
         """Probabilities from an answer with its classes along `dim`, in float32: as sure as the
         validation part was answered rightly (`swath.learn.calibrate`)."""
         scaled = answer.float() / self.facts["temperature"]
-        several = self.facts.get("data", {}).get("labels") == "several"
         # Of several labels a patch each class is there or not by itself.
-        return scaled.sigmoid() if several else scaled.softmax(dim)
+        return scaled.sigmoid() if are_several(self.facts) else scaled.softmax(dim)
 
 
 def opened(model: Path, precision: Precision = "auto") -> Trained:
@@ -73,7 +72,7 @@ def opened(model: Path, precision: Precision = "auto") -> Trained:
     chosen = facts["precision"] if precision == "auto" else precision
     trained = Trained(network.to(device), facts, device, chosen)
     if precision == "auto" and chosen == "bf16" and device.type == "cpu":
-        side_px = facts.get("data", {}).get("size_px", 128)
+        side_px = facts["data"].get("size_px", 128)
         image = torch.zeros(1, len(facts["bands"]), side_px, side_px)
         both = [replace(trained, precision=name) for name in ("bf16", "fp32")]
         return min(both, key=lambda one: least_seconds(one, image))
@@ -113,7 +112,7 @@ def predict_patches(
                 mend="train on this patch set",
             )
     labels = patches.facts["labels"]
-    if (learnt := facts.get("data", {}).get("labels", labels)) != labels:
+    if (learnt := facts["data"].get("labels", labels)) != labels:
         raise RunError(
             f"has learnt labels by {learnt}, the patch set has them by {labels}",
             where=model,

@@ -249,7 +249,7 @@ def load(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     try:
         saved = torch.load(path, weights_only=True, map_location="cpu")
         # Until it is calibrated, a network is as sure as it says.
-        facts = {"temperature": 1.0, "tta": False} | json.loads(saved["facts"])
+        facts = {"temperature": 1.0, "tta": False, "data": {}} | json.loads(saved["facts"])
         network = build(facts["model"], len(facts["bands"]), len(facts["classes"]))
         network.load_state_dict(saved["weights"])
     except FileNotFoundError:
@@ -435,10 +435,10 @@ class _Learner(LightningModule):
             return
         if wanted is not False:
             image = next(iter(self.batches))[0].contiguous(memory_format=self.format)
-            steps = self.steps * self.accumulate
             self.compiled = compiled(
-                self.trained.to(device), image, precision=precision, wanted=wanted, steps=steps
-            )
+                self.trained.to(device), image, precision=precision, force=wanted is True,
+                steps=self.steps * self.accumulate,
+            )  # fmt: skip
 
     @property
     def network(self) -> nn.Module:

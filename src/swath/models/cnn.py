@@ -33,7 +33,7 @@ def cnn(
         He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition, CVPR 2016
         (doi:10.1109/CVPR.2016.90), figure 2 and section 4.2, with fewer stages.
     """
-    layers: list[nn.Module] = [_convolution(bands, width, stride=2), nn.ReLU(inplace=True)]
+    layers: list[nn.Module] = [convolution(bands, width, stride=2), nn.ReLU(inplace=True)]
     channels = width
     for stage in range(3):
         for block in range(blocks):
@@ -49,7 +49,8 @@ def cnn(
     )
 
 
-def _convolution(inputs: int, outputs: int, *, stride: int = 1, side: int = 3) -> nn.Module:
+def convolution(inputs: int, outputs: int, *, stride: int = 1, side: int = 3) -> nn.Sequential:
+    """A convolution that keeps the side, but for its stride, and the normalisation after it."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, side, stride, padding=side // 2, bias=False),
         nn.BatchNorm2d(outputs),
@@ -62,13 +63,13 @@ class _Residual(nn.Module):
     def __init__(self, inputs: int, outputs: int, *, stride: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            _convolution(inputs, outputs, stride=stride),
+            convolution(inputs, outputs, stride=stride),
             nn.ReLU(inplace=True),
-            _convolution(outputs, outputs),
+            convolution(outputs, outputs),
         )
         same = inputs == outputs and stride == 1
         self.shortcut = (
-            nn.Identity() if same else _convolution(inputs, outputs, stride=stride, side=1)
+            nn.Identity() if same else convolution(inputs, outputs, stride=stride, side=1)
         )
 
     def forward(self, x: Tensor) -> Tensor:

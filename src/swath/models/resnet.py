@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from swath.models.cnn import convolution
 from swath.models.stochastic_depth import StochasticDepth, rates
 from swath.registry import Count, Share, registered
 
@@ -59,11 +60,11 @@ def resnet(
     """
     narrow = max(1, width // 2)
     layers: list[nn.Module] = [
-        _convolution(bands, narrow),
+        convolution(bands, narrow),
         nn.ReLU(inplace=True),
-        _convolution(narrow, narrow, stride=stem_stride),
+        convolution(narrow, narrow, stride=stem_stride),
         nn.ReLU(inplace=True),
-        _convolution(narrow, width),
+        convolution(narrow, width),
         nn.ReLU(inplace=True),
     ]
     rate = iter(rates(drop_path, sum(blocks)))
@@ -86,13 +87,6 @@ def resnet(
     return network
 
 
-def _convolution(inputs: int, outputs: int, *, stride: int = 1, side: int = 3) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, side, stride, padding=side // 2, bias=False),
-        nn.BatchNorm2d(outputs),
-    )
-
-
 class _Residual(nn.Module):
     """Two convolutions with their gate, and a shortcut; halves a side n to ⌈n / 2⌉ if asked to."""
 
@@ -100,10 +94,10 @@ class _Residual(nn.Module):
         self, inputs: int, outputs: int, stride: int, squeeze: float, drop_path: float
     ) -> None:
         super().__init__()
-        last = _convolution(outputs, outputs)
+        last = convolution(outputs, outputs)
         nn.init.zeros_(last[1].weight)  # type: ignore[arg-type]
         self.body = nn.Sequential(
-            _convolution(inputs, outputs, stride=stride), nn.ReLU(inplace=True), last
+            convolution(inputs, outputs, stride=stride), nn.ReLU(inplace=True), last
         )
         if squeeze:
             self.body.append(Gate(outputs, squeeze))
@@ -112,7 +106,7 @@ class _Residual(nn.Module):
         if stride > 1:
             self.shortcut.append(nn.AvgPool2d(2, ceil_mode=True))
         if inputs != outputs:
-            self.shortcut.append(_convolution(inputs, outputs, side=1))
+            self.shortcut.append(convolution(inputs, outputs, side=1))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.body(x) + self.shortcut(x))

@@ -444,7 +444,6 @@ def predicted_numbers(results: Experiment, split: Split) -> Panels:
     true, said = truth[known].astype(np.float64), stored["predicted"][known].astype(np.float64)
     if not len(true):
         return []
-    unit = f", {results.target['unit']}" if results.target["unit"] else ""
     few = 0.001 if len(true) > 1000 else 0.0
     low, high = np.quantile(np.concatenate([true, said]), [few, 1 - few])
     against, axes = _panel(WIDTH, WIDTH - 0.4)
@@ -453,15 +452,15 @@ def predicted_numbers(results: Experiment, split: Split) -> Panels:
     shade[counts.T == 0] = 0
     axes.imshow(shade, extent=(x[0], x[-1], y[0], y[-1]), origin="lower", interpolation="none")
     axes.plot([low, high], [low, high], color=MUTED, linestyle=(0, (4, 3)), linewidth=1)
-    axes.set_xlabel(f"true{unit}")
-    axes.set_ylabel(f"predicted{unit}")
+    axes.set_xlabel(_with_unit("true", results))
+    axes.set_ylabel(_with_unit("predicted", results))
     axes.set_title(results.target["name"])
     _few_ticks(axes)
     off, off_axes = _panel(WIDTH, WIDTH - 0.4)
     far = float(np.quantile(np.abs(said - true), 0.995)) or 1.0
     off_axes.hist((said - true).clip(-far, far), bins=41, color=ACCENT, alpha=0.6)
     off_axes.axvline(0, color=MUTED, linewidth=1)
-    off_axes.set_xlabel(f"predicted − true{unit}")
+    off_axes.set_xlabel(_with_unit("predicted − true", results))
     off_axes.set_ylabel("labels")
     _few_ticks(off_axes)
     return [against, off]
@@ -582,8 +581,7 @@ def regions(results: Experiment, split: Split) -> Panels:
     wide, high = np.ptp(square.reshape(-1, 2), axis=0)
     figure, axes = _panel(4.1, min(max(3.0 * stretch * high / wide, 2.0), 5.0) + 0.9)
     if results.target:
-        unit = f", {results.target['unit']}" if results.target["unit"] else ""
-        value, title = table["rmse"], f"RMSE{unit}"
+        value, title = table["rmse"], _with_unit("RMSE", results)
         scale = ScalarMappable(Normalize(0, value.max()), "RdYlBu_r")
     else:
         value, title = 100 * table["overall_accuracy"], "right, %"
@@ -1158,6 +1156,10 @@ def _legend(results: Experiment) -> Figure:
         axes.add_patch(Rectangle((left, middle - 0.075), 0.2, 0.15, color=colour, lw=0))
         axes.text(left + 0.28, middle, _cut_off(name, 46), fontsize=8.5, va="center")
     return figure
+
+
+def _with_unit(what: str, results: Experiment) -> str:
+    return f"{what}, {results.unit}" if results.unit else what
 
 
 def _cut_off(name: str, most: int) -> str:

@@ -297,7 +297,7 @@ def _facts(results: Experiment) -> list[tuple[str, str]]:
     kind = {"pixel": "segmentation", "patch": "classification", "several": "several labels a patch"}
     task = f"{kind[results.labels]}, {len(results.classes)} classes"
     if results.target:
-        measured = f"{results.target['name']} ({results.target['unit'] or 'no unit'})"
+        measured = f"{results.target['name']} ({results.unit or 'no unit'})"
         task = f"regression of {measured} by {results.labels}"
     found = [
         ("Data set", results.title),

@@ -144,7 +144,7 @@ def within(name: str, measure: Measure) -> str:
 
 def unit_of(name: str, results: Experiment) -> str:
     """The unit of a measure; empty where it has none."""
-    return (results.target or {}).get("unit", "") if name in IN_UNIT else "%"
+    return results.unit if name in IN_UNIT else "%"
 
 
 def titled(name: str, results: Experiment) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from swath.study.scores import Floats, block_numbers, drawn_blocks, with_intervals
+from swath.study.scores import Bootstrap, Floats, grouped
 
 
 def sums(truth: NDArray[np.floating], predicted: NDArray[np.floating]) -> Floats:
@@ -59,40 +59,17 @@ def by_group(by_patch: Floats, groups: pd.Series) -> pd.DataFrame:
     Returns:
         A row a group, in order: group, patches, labels, then the figures of `summary`.
     """
-    names, number = np.unique(groups, return_inverse=True)
-    total = np.zeros((len(names), by_patch.shape[1]))
-    np.add.at(total, number, by_patch)
-    table = pd.DataFrame({"group": names, "patches": np.bincount(number)})
+    table, total = grouped(groups, by_patch)
     table["labels"] = total[:, 0].astype(np.int64)
     known = total[:, 0] > 0
     return table[known].reset_index(drop=True).assign(**summary(total[known]))
 
 
-def score(
-    by_patch: Floats, places: pd.DataFrame, *, block_m: float, draws: int, seed: int = 0
-) -> dict[str, Any]:
-    """All reported figures of a part, with 95 % intervals from a bootstrap over spatial blocks.
+def score(by_patch: Floats, bootstrap: Bootstrap) -> dict[str, Any]:
+    """All reported figures of a part, with 95 % intervals.
 
     Args:
         by_patch: sums (patch, 6).
-        places: the same patches' places, as `block_numbers` takes them.
-        block_m: side of a block.
-        draws: number of bootstrap samples.
-        seed: of the draws.
-
-    Source:
-        As `swath.study.scores.score`.
+        bootstrap: over the same patches.
     """
-    numbers = block_numbers(places, block_m)
-    blocks = int(numbers.max()) + 1
-    by_block = np.zeros((blocks, by_patch.shape[1]))
-    np.add.at(by_block, numbers, by_patch)
-    resampled = summary(drawn_blocks(blocks, draws, seed) @ by_block)
-    return {
-        **with_intervals(summary(by_patch.sum(axis=0)), resampled, blocks),
-        "classes": [],
-        "per_class": [],
-        "confusion": [],
-        "reliability": [],
-        "bootstrap": {"draws": draws, "blocks": blocks, "block_m": block_m},
-    }
+    return bootstrap.scores(summary(by_patch.sum(axis=0)), summary(bootstrap.summed(by_patch)))

@@ -258,6 +258,11 @@ class Experiment:
         return found
 
     @property
+    def unit(self) -> str:
+        """The unit of that number; empty where it has none, or labels are classes."""
+        return self.target["unit"] if self.target else ""
+
+    @property
     def segmentation(self) -> bool:
         """Whether each pixel has a label, not each patch."""
         return self.labels == "pixel"

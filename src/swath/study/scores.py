@@ -6,7 +6,8 @@ turns that into the figures that are reported.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -188,9 +189,7 @@ def by_group(by_patch: Counts, sums: Floats, groups: pd.Series) -> pd.DataFrame:
         A row a group, in order: group, patches, labels, then the figures of `summary` and the
         calibration_error.
     """
-    names, number = np.unique(groups, return_inverse=True)
-    counts, bins = (_summed(each, number, len(names)) for each in (by_patch, sums))
-    table = pd.DataFrame({"group": names, "patches": np.bincount(number)})
+    table, counts, bins = grouped(groups, by_patch, sums)
     table["labels"] = counts.sum(axis=(1, 2))
     known = (table["labels"] > 0).to_numpy()
     figures = summary(counts[known]) | {"calibration_error": calibration_error(bins[known])}
@@ -200,7 +199,7 @@ def by_group(by_patch: Counts, sums: Floats, groups: pd.Series) -> pd.DataFrame:
 def by_region(
     of_groups: Callable[[pd.Series], pd.DataFrame], places: pd.DataFrame, block_m: float
 ) -> pd.DataFrame:
-    """Overall figures of each square block of the ground, those of the bootstrap in `score`.
+    """Overall figures of each square block of the ground, those of `Bootstrap`.
 
     Args:
         of_groups: figures by the group of each patch, as `by_group` gives them.
@@ -222,89 +221,129 @@ def by_region(
     return pd.concat([pd.DataFrame(where | {"lon": lon, "lat": lat}), table], axis=1)
 
 
+def grouped(groups: pd.Series, *by_patch: NDArray[Any]) -> tuple[Any, ...]:
+    """A row a group (group, patches), and what its patches add up to of each array (patch, …)."""
+    names, number = np.unique(groups, return_inverse=True)
+    table = pd.DataFrame({"group": names, "patches": np.bincount(number)})
+    return table, *(_summed(each, number, len(names)) for each in by_patch)
+
+
 def _summed(by_patch: NDArray[Any], number: NDArray[np.int64], groups: int) -> NDArray[Any]:
     total = np.zeros((groups, *by_patch.shape[1:]), by_patch.dtype)
     np.add.at(total, number, by_patch)
     return total
 
 
-def score(
-    by_patch: Counts,
-    sums: Floats,
-    places: pd.DataFrame,
-    classes: list[str],
-    *,
-    block_m: float,
-    draws: int,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """All reported figures of a part, with 95 % intervals from a bootstrap over spatial blocks.
+@dataclass(frozen=True)
+class Bootstrap:
+    """Samples of the square blocks of the ground, from which 95 % intervals follow.
 
     Neighbouring patches are alike, so they are drawn together: resampling single patches would
     give intervals that are too narrow.
 
-    Args:
-        by_patch: confusion matrices (patch, true, predicted).
-        sums: (patch, bin, 3) as `reliability` gives them.
-        places: the same patches' places, as `block_numbers` takes them.
-        classes: class names.
-        block_m: side of a block.
-        draws: number of bootstrap samples.
-        seed: of the draws.
-
     Source:
         Percentile interval: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, ch. 13.
     """
-    numbers = block_numbers(places, block_m)
-    blocks = int(numbers.max()) + 1
-    weights = drawn_blocks(blocks, draws, seed)
-    drawn, drawn_sums = (
-        np.einsum("db,b...->d...", weights, _summed(each, numbers, blocks))
-        for each in (by_patch.astype(np.float64), sums)
-    )
+
+    block_m: float
+    """Side of a block."""
+    block: NDArray[np.int64]
+    """That of each patch."""
+    weights: Floats
+    """How often each block is in each sample, (draw, block)."""
+
+    @classmethod
+    def of(cls, places: pd.DataFrame, *, block_m: float, draws: int, seed: int = 0) -> Bootstrap:
+        """Draw from the blocks in which patches lie.
+
+        Args:
+            places: of the patches, as `block_numbers` takes them.
+            block_m: side of a block.
+            draws: number of samples.
+            seed: of the draws.
+        """
+        block = block_numbers(places, block_m)
+        blocks = int(block.max()) + 1
+        share = np.full(blocks, 1 / blocks)
+        weights = np.random.default_rng(seed).multinomial(blocks, share, size=draws)
+        return cls(block_m, block, weights.astype(np.float64))
+
+    def summed(self, by_patch: NDArray[Any]) -> Floats:
+        """What each sample adds up to, (draw, …), from what each patch adds, (patch, …)."""
+        by_block = _summed(by_patch.astype(np.float64), self.block, self.weights.shape[1])
+        total: Floats = np.einsum("db,b...->d...", self.weights, by_block)
+        return total
+
+    def scores(
+        self,
+        whole: Mapping[str, Any],
+        resampled: Mapping[str, Floats],
+        *,
+        classes: Sequence[str] = (),
+        support: Sequence[int] | Counts = (),
+        by_class: Mapping[str, Floats] | None = None,
+        confusion: Counts | None = None,
+        reliability: Floats | None = None,
+    ) -> dict[str, Any]:
+        """Figures with their intervals, and what stands beside them, as JSON has them.
+
+        Args:
+            whole: figures of all patches.
+            resampled: of each sample, (draw).
+            classes: class names; none where labels are numbers.
+            support: labels of each class.
+            by_class: figures of each class, (class).
+            confusion: see `score`.
+            reliability: see `reliability`, summed over the patches.
+        """
+        draws, blocks = self.weights.shape
+        return {
+            **{
+                name: {
+                    "value": _number(value),
+                    "low": _quantile(resampled[name], 0.025) if blocks > 1 else None,
+                    "high": _quantile(resampled[name], 0.975) if blocks > 1 else None,
+                }
+                for name, value in whole.items()
+            },
+            "classes": list(classes),
+            "per_class": [
+                {
+                    "class": name,
+                    "support": int(count),
+                    **{figure: _number(of[k]) for figure, of in (by_class or {}).items()},
+                }
+                for k, (name, count) in enumerate(zip(classes, support, strict=True))
+            ],
+            "confusion": [] if confusion is None else confusion.tolist(),
+            "reliability": [] if reliability is None else reliability.tolist(),
+            "bootstrap": {"draws": draws, "blocks": blocks, "block_m": self.block_m},
+        }
+
+
+def score(
+    by_patch: Counts, sums: Floats, classes: Sequence[str], bootstrap: Bootstrap
+) -> dict[str, Any]:
+    """All reported figures of a part, with 95 % intervals.
+
+    Args:
+        by_patch: confusion matrices (patch, true, predicted).
+        sums: (patch, bin, 3) as `reliability` gives them.
+        classes: class names.
+        bootstrap: over the same patches.
+    """
+    drawn, drawn_sums = bootstrap.summed(by_patch), bootstrap.summed(sums)
     labelled = drawn.sum(axis=(1, 2)) > 0
     confusion, bins = by_patch.sum(axis=0), sums.sum(axis=0)
-    whole = summary(confusion) | {"calibration_error": calibration_error(bins)}
-    resampled = summary(drawn[labelled]) | {
-        "calibration_error": calibration_error(drawn_sums[labelled])
-    }
-    by_class = per_class(confusion)
-    return {
-        **with_intervals(whole, resampled, blocks),
-        "classes": classes,
-        "per_class": [
-            {
-                "class": name,
-                "support": int(confusion[k].sum()),
-                **{figure: number(values[k]) for figure, values in by_class.items()},
-            }
-            for k, name in enumerate(classes)
-        ],
-        "confusion": confusion.tolist(),
-        "reliability": bins.tolist(),
-        "bootstrap": {"draws": draws, "blocks": blocks, "block_m": block_m},
-    }
-
-
-def drawn_blocks(blocks: int, draws: int, seed: int) -> Floats:
-    """How often each block is in each bootstrap sample, (draw, block)."""
-    generator = np.random.default_rng(seed)
-    share = np.full(blocks, 1 / blocks)
-    return generator.multinomial(blocks, share, size=draws).astype(np.float64)
-
-
-def with_intervals(
-    whole: Mapping[str, Any], resampled: Mapping[str, Floats], blocks: int
-) -> dict[str, dict[str, float | None]]:
-    """Each figure with its percentile interval over the draws (draw); one block has none."""
-    return {
-        name: {
-            "value": number(value),
-            "low": _quantile(resampled[name], 0.025) if blocks > 1 else None,
-            "high": _quantile(resampled[name], 0.975) if blocks > 1 else None,
-        }
-        for name, value in whole.items()
-    }
+    return bootstrap.scores(
+        summary(confusion) | {"calibration_error": calibration_error(bins)},
+        summary(drawn[labelled]) | {"calibration_error": calibration_error(drawn_sums[labelled])},
+        classes=classes,
+        support=confusion.sum(axis=1),
+        by_class=per_class(confusion),
+        confusion=confusion,
+        reliability=bins,
+    )
 
 
 def _quantile(values: Floats, share: float) -> float | None:
@@ -312,6 +351,6 @@ def _quantile(values: Floats, share: float) -> float | None:
     return float(np.quantile(known, share)) if len(known) else None
 
 
-def number(value: Any) -> float | None:
+def _number(value: Any) -> float | None:
     """A figure as JSON has it, which knows no NaN."""
     return None if np.isnan(value) else float(value)

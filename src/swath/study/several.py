@@ -6,7 +6,7 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,16 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from swath.data.card import UNLABELLED
-from swath.study.scores import (
-    Floats,
-    block_numbers,
-    calibration_error,
-    drawn_blocks,
-    number,
-    per_class,
-    reliability,
-    with_intervals,
-)
+from swath.study.scores import Bootstrap, Floats, calibration_error, per_class, reliability
 
 CHUNK = 1 << 22
 """Weights (draw, label) that are ranked together."""
@@ -165,16 +156,8 @@ def by_group(of: Decisions, groups: pd.Series) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def score(
-    of: Decisions,
-    places: pd.DataFrame,
-    classes: list[str],
-    *,
-    block_m: float,
-    draws: int,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """All reported figures of a part, with 95 % intervals from a bootstrap over spatial blocks.
+def score(of: Decisions, classes: Sequence[str], bootstrap: Bootstrap) -> dict[str, Any]:
+    """All reported figures of a part, with 95 % intervals.
 
     macro_ap is the mean over the classes of their average precision (mAP), micro_ap that of all
     labels in one ranking; macro_f1 the mean F1, micro_f1 that of all labels together;
@@ -184,42 +167,29 @@ def score(
 
     Args:
         of: truth and predictions.
-        places: the same patches' places, as `block_numbers` takes them.
         classes: class names.
-        block_m: side of a block.
-        draws: number of bootstrap samples.
-        seed: of the draws.
+        bootstrap: over the same patches.
 
     Source:
         The measures: Sumbul et al., BigEarthNet-MM, IEEE GRSM 9 (3), 2021
-        (doi:10.1109/MGRS.2021.3089174); the interval as in `swath.study.scores.score`.
+        (doi:10.1109/MGRS.2021.3089174).
     """
-    numbers = block_numbers(places, block_m)
-    blocks = int(numbers.max()) + 1
-    weights = drawn_blocks(blocks, draws, seed)
     figures = _figures(of)
     together = max(1, CHUNK // max(1, of.truth.size))
+    # Ranks are not sums of what each block adds: each patch has its block's weight.
     parts = [
-        figures(weights[start : start + together, numbers]) for start in range(0, draws, together)
+        figures(bootstrap.weights[start : start + together, bootstrap.block])
+        for start in range(0, len(bootstrap.weights), together)
     ]
-    resampled = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    alike = np.ones((1, len(numbers)))
-    whole = {name: values[0] for name, values in figures(alike).items()}
+    alike = np.ones((1, len(of.truth)))
     confusion = of.confusions().sum(axis=0)
     by_class = {name: values[:, 1] for name, values in per_class(confusion).items()}
-    by_class["average_precision"] = _ranked(of)[0](alike)[0]
-    return {
-        **with_intervals(whole, resampled, blocks),
-        "classes": classes,
-        "per_class": [
-            {
-                "class": name,
-                "support": int(confusion[k, 1].sum()),
-                **{figure: number(values[k]) for figure, values in by_class.items()},
-            }
-            for k, name in enumerate(classes)
-        ],
-        "confusion": confusion.tolist(),
-        "reliability": of.reliability().sum(axis=0).tolist(),
-        "bootstrap": {"draws": draws, "blocks": blocks, "block_m": block_m},
-    }
+    return bootstrap.scores(
+        {name: values[0] for name, values in figures(alike).items()},
+        {name: np.concatenate([part[name] for part in parts]) for name in parts[0]},
+        classes=classes,
+        support=confusion[:, 1].sum(axis=1),
+        by_class=by_class | {"average_precision": _ranked(of)[0](alike)[0]},
+        confusion=confusion,
+        reliability=of.reliability().sum(axis=0),
+    )
