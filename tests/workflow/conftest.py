@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,3 +25,22 @@ def lay_out(repository: Path) -> Callable[..., None]:
                 shutil.copy2(repository / name, folder)
 
     return copy
+
+
+@pytest.fixture(scope="session")
+def run_experiment(lay_out: Callable[..., None]) -> Callable[..., Path]:
+    """Runs an experiment of a test's own, from its YAML to the report; gives its results."""
+
+    def run(folder: Path, name: str, text: str, **env: str) -> Path:
+        lay_out(folder)
+        (folder / f"conf/experiment/{name}.yaml").write_text(text)
+        plain = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "SWATH_"))}
+        done = subprocess.run(
+            [Path(sys.executable).with_name("snakemake"), "--config", f"experiment={name}"],
+            cwd=folder, env={**plain, "OMP_NUM_THREADS": "1", **env}, capture_output=True,
+            text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return folder / "results" / name
+
+    return run

@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -71,15 +68,13 @@ def write_twin(path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, lay_out: Callable[..., None]) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory, run_experiment: Callable[..., Path]) -> Path:
     """The results of an experiment on the twin."""
     folder = tmp_path_factory.mktemp("several")
-    lay_out(folder)
     mirror = folder / "mirror" / "bigearthnet"
     mirror.mkdir(parents=True)
     write_twin(mirror / "twin.zip")
-    (folder / "conf/experiment/twin.yaml").write_text(
-        f"""# @package _global_
+    experiment = f"""# @package _global_
 # The tests' twin of BigEarthNet.
 defaults:
   - override /data: bigearthnet_sample
@@ -107,15 +102,7 @@ sweep:
   space:
     optim.lr: {{type: choice, choices: [0.01, 0.001]}}
 """
-    )
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "SWATH_"))}
-    done = subprocess.run(
-        [Path(sys.executable).with_name("snakemake"), "--config", "experiment=twin"],
-        cwd=folder, capture_output=True, text=True, timeout=300,
-        env={**env, "OMP_NUM_THREADS": "1", "SWATH_MIRROR": str(mirror.parent)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder / "results" / "twin"
+    return run_experiment(folder, "twin", experiment, SWATH_MIRROR=str(mirror.parent))
 
 
 def test_the_scores_are_those_of_the_predictions(finished: Path) -> None:

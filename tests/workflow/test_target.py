@@ -6,9 +6,6 @@ The scenes are the embedded landscape's; what is learnt is the share of vegetati
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,10 +25,9 @@ RUN = "runs/blocks-fold0-seed0"
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, lay_out: Callable[..., None]) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory, run_experiment: Callable[..., Path]) -> Path:
     """The results of an experiment whose labels are numbers."""
     folder = tmp_path_factory.mktemp("regression")
-    lay_out(folder)
     for scene in draw_scenes(folder / "scenes", seed=3, scenes=2, size_px=256):
         with rasterio.open(scene / f"{scene.name}_classes.tif") as file:
             classes, profile = file.read(1), file.profile
@@ -40,8 +36,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, lay_out: Callable[..., No
         profile.update(driver="GTiff", dtype="float32", nodata=NODATA, photometric="MINISBLACK")
         with rasterio.open(scene / f"{scene.name}_vegetation.tif", "w", **profile) as file:
             file.write(100 * share.clip(0) * (share >= 0) + NODATA * (share < 0), 1)
-    (folder / "conf/experiment/vegetation.yaml").write_text(
-        f"""# @package _global_
+    experiment = f"""# @package _global_
 # The share of vegetation by pixel.
 defaults:
   - override /task: regression
@@ -61,15 +56,7 @@ trainer: {{epochs: 4, batch_size: 8, precision: fp32}}
 optim: {{lr: 0.01}}
 scores: {{block_m: 640.0}}
 """
-    )
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "SWATH_"))}
-    done = subprocess.run(
-        [Path(sys.executable).with_name("snakemake"), "--config", "experiment=vegetation"],
-        cwd=folder, env={**env, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
-        timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder / "results" / "vegetation"
+    return run_experiment(folder, "vegetation", experiment)
 
 
 def test_labels_are_numbers_and_nan_where_there_is_none(finished: Path) -> None:
