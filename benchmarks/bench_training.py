@@ -224,10 +224,7 @@ class Watched(batches.Batches):
 def waiting(patches: PatchSet, given: dict[str, Any], rounds: int) -> tuple[float, float, float]:
     """Milliseconds that a batch takes to load, those of a step with it, and the share: medians."""
     Watched.epochs = []
-    outcome = trained(
-        patches, given | {"trainer": given["trainer"] | {"epochs": rounds + 1}}, Watched
-    )
-    print(outcome.facts)
+    trained(patches, changed(given, epochs=rounds + 1), Watched)
     size = given["trainer"]["batch_size"]
     steps = (len(patches) - size) // size
     epochs = Watched.epochs[-rounds:]

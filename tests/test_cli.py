@@ -453,7 +453,7 @@ def test_a_model_and_a_scene_are_all_that_a_map_needs(folder: Path, tmp_path: Pa
     run(folder, ["mosaic", "--part", "maps/s.json", "--out", "maps/maps.json"])
     (listed,) = json.loads((folder / "maps/maps.json").read_text())["scenes"]
     scene = next(path for path in (folder / "data/embedded").iterdir() if path.is_dir())
-    done = swath("predict", model, scene, cwd=tmp_path)
+    done = swath("predict", model, scene, "--compress", "deflate", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert f"maps/{scene.name}_classes.tif" in done.stdout.splitlines()
     with (
@@ -462,6 +462,7 @@ def test_a_model_and_a_scene_are_all_that_a_map_needs(folder: Path, tmp_path: Pa
     ):
         np.testing.assert_array_equal(one.read(), other.read())
         assert one.transform == other.transform and one.crs == other.crs
+        assert (one.compression.value, other.compression.value) == ("ZSTD", "DEFLATE")
         assert one.colormap(1) == other.colormap(1) and one.tags(1) == other.tags(1)
         classes = other.read(1)
     with rasterio.open(folder / "maps/EPSG32632_classes.vrt") as joined:

@@ -14,7 +14,7 @@ import time
 import traceback
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -566,6 +566,10 @@ def predict(
     overlap_px: Annotated[
         int | None, typer.Option(min=0, help="How far windows overlap and fade into each other.")
     ] = None,
+    compress: Annotated[
+        Literal["zstd", "deflate"] | None,
+        typer.Option(help="How maps are packed; every program reads deflate."),
+    ] = None,
     step_px: Annotated[
         int | None,
         typer.Option(min=1, help="Of a model of one label a patch: side of a pixel of its map."),
@@ -588,9 +592,8 @@ def predict(
     data = facts["data"]
     opened = single_scene(scene, facts["bands"], data)
     bands = list(opened.bands)
-    given = defaults("maps") | {"probabilities": probabilities}
-    if overlap_px is not None:
-        given["overlap_px"] = overlap_px
+    asked = {"overlap_px": overlap_px, "compress": compress, "probabilities": probabilities}
+    given = defaults("maps") | {key: value for key, value in asked.items() if value is not None}
     done = map_scene(
         model, opened, out, colours=data.get("colours", []),
         rgb=[bands[number] for number in data.get("rgb", (0, 0, 0))],

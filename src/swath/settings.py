@@ -150,6 +150,8 @@ class Maps(Section):
     """Whether the probability of every class is written beside the map: a band a class."""
     overlap_px: Whole = 32
     """How far neighbouring windows overlap, over which one fades into the other."""
+    compress: Literal["zstd", "deflate"] = "zstd"
+    """`deflate` takes longer to write, and is read by every program."""
 
 
 class Scores(Section):
