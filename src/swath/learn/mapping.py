@@ -52,7 +52,7 @@ CANDIDATES = ((512, 1), (256, 4), (1024, 1), (1024, 4))
 """Side of the own part of a window, and windows a batch; the first is the default."""
 CALIBRATION = 0.05
 """Largest share of the time of a scene that is spent on finding the fastest of them."""
-CHUNK_BYTES = 512 << 10
+CHUNK_BYTES = 1 << 20
 """Probabilities (float32) that are turned into map values together: they stay in the cache."""
 STEPS = 250
 """Probabilities and uncertainty are stored in steps of 1/250; 255 is no data."""
