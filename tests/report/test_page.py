@@ -183,7 +183,7 @@ def test_of_several_runs_the_mean_and_its_deviation_stand_below_them(segmentatio
     (table,) = page_tables(replace(results, splits=(many,)), "")["training"]
     mean, deviation = 50 * (one + other), 100 * abs(one - other) / math.sqrt(2)
     title = f"{many.name}, mean ± standard deviation of 2"
-    assert table.rows[-1][:2] == (title, f"{mean:.1f} ± {deviation:.1f}")
+    assert table.rows[-1][:2] == (title, f"{mean:.2f} ± {deviation:.2f}")
     assert len(table.rows[-1]) == len(table.head)
     (table,) = page_tables(results, "")["training"]
     assert not any("mean" in row[0] for row in table.rows), "nothing where each split has one run"

@@ -130,9 +130,10 @@ def percent(value: float, digits: int = 1) -> str:
     return NONE if math.isnan(value) else f"{100 * value:.{digits}f}"
 
 
-def worth(name: str, value: float) -> str:
-    """The value of a measure: a share in percent, and what has a unit in four digits."""
-    return percent(value) if name not in IN_UNIT or math.isnan(value) else _minus(value, 4)
+def worth(name: str, value: float, digits: int = 1) -> str:
+    """The value of a measure: a share in percent with digits behind the point, and what has a unit
+    in four digits."""
+    return percent(value, digits) if name not in IN_UNIT or math.isnan(value) else _minus(value, 4)
 
 
 def within(name: str, measure: Measure) -> str:
@@ -264,7 +265,8 @@ def _runs_table(results: Experiment, splits: list[Split]) -> Table:
         if len(split.runs) > 1:
             # As papers report them: each run is one observation, whatever its fold and seed.
             values = pd.Series([run.scores.measures[headline].value for run in split.runs])
-            both = f"{worth(headline, values.mean())} ± {worth(headline, values.std())}"
+            # Seeds differ by less than one digit behind the point would show.
+            both = f"{worth(headline, values.mean(), 2)} ± {worth(headline, values.std(), 2)}"
             title = f"{split.name}, mean ± standard deviation of {len(values)}"
             rows.append((title, both, NONE, NONE, NONE, NONE, NONE))
     return Table("Runs", head, rows, leaks_of(splits), wide=True)
