@@ -499,8 +499,8 @@ def map_scenes(
 
     Reads: data.yaml, patches.yaml, maps.yaml, scenes.json, data/DATASET, best.ckpt.
     Writes: SCENE_classes.tif, SCENE_confidence.tif, SCENE_uncertainty.tif, on demand
-    SCENE_probabilities.tif, to be compared SCENE_image.tif (a thinned picture) and SCENE_truth.tif,
-    and the table of them all; while it runs, STATE/IDENTITY/.
+    SCENE_probabilities.tif, of a target SCENE_numbers.tif alone; to be compared SCENE_image.tif (a
+    thinned picture) and SCENE_truth.tif, and the table of them all; while it runs, STATE/IDENTITY/.
     """
     from swath.data.card import Card
     from swath.data.layouts import open_source
@@ -539,7 +539,7 @@ def mosaic(
     part: Annotated[list[Path], typer.Option(help="Table of a shard's maps (repeat for each).")],
     out: Annotated[Path, typer.Option(help="maps.json to write.")],
 ) -> None:
-    """List the maps of all scenes, and join the class maps of each CRS to one raster.
+    """List the maps of all scenes, and join those of each CRS to one raster.
 
     Reads: the shards' tables, and the maps. Writes: maps.json, beside it EPSG….vrt, which names
     the maps and copies nothing.
@@ -548,8 +548,13 @@ def mosaic(
     from swath.files import read_json, write_json
 
     scenes = [scene for path in part for scene in read_json(path)["scenes"]]
-    maps = [Path(scene["classes"]) for scene in scenes]
-    written = write_mosaics(maps, out.parent, "classes")
+    written = [
+        path
+        for kind in ("classes", "numbers")
+        for path in write_mosaics(
+            [Path(scene[kind]) for scene in scenes if kind in scene], out.parent, kind
+        )
+    ]
     write_json(out, {"scenes": scenes, "mosaics": [str(path) for path in written]})
 
 
@@ -580,7 +585,8 @@ def predict(
     Reads: the model, which knows its bands, their statistics, classes and colours; the scene, whose
     bands are named by the descriptions in its files or by the files' names, or else are all of the
     model's, in its order. Writes: OUT/SCENE_classes.tif, …_confidence.tif, …_uncertainty.tif and
-    …_image.tif; called again after a kill it goes on.
+    …_image.tif; of several labels …_probabilities.tif, of a target …_numbers.tif instead of the
+    first three. Called again after a kill it goes on.
     Example: swath predict best.ckpt S2B_MSIL2A_20260704T103029.SAFE --out maps
     """
     from swath.data.single import single_scene
@@ -609,19 +615,19 @@ def export(
     model: Annotated[Path, typer.Argument(help="The trained model (best.ckpt).")],
     out: Annotated[Path, typer.Option(help="The file to write, e.g. model.onnx.")],
     tolerance: Annotated[
-        float, typer.Option(min=0, help="Largest difference of a probability that is accepted.")
+        float, typer.Option(min=0, help="Largest difference of an answer that is accepted.")
     ] = 1e-4,
 ) -> None:
     """Export a model to ONNX, and check that it answers as before.
 
     Reads: the model. Writes: the file; its input are stored pixels (batch, band, y, x), its output
-    probabilities. Needs the extra: pip install 'swath[onnx]'
+    probabilities, or a target's numbers. Needs the extra: pip install 'swath[onnx]'
     Example: swath export best.ckpt --out model.onnx
     """
     from swath.learn.export import export_onnx
 
     difference = export_onnx(model, out, tolerance=tolerance)
-    print(f"{out}: probabilities differ by at most {difference:.1e}")
+    print(f"{out}: answers differ by at most {difference:.1e}")
 
 
 @app.command()

@@ -123,8 +123,7 @@ class Experiment:
     @property
     def has_scenes(self) -> bool:
         """Whether whole scenes can be mapped (and not only single patches)."""
-        data = self.sections["data"]
-        return bool(data["labels"] == "pixel" and not data["target"])
+        return bool(self.sections["data"]["labels"] == "pixel")
 
 
 SECTIONS = settings.SECTIONS

@@ -79,3 +79,20 @@ def test_a_folder_of_maps_may_be_moved(tmp_path: Path) -> None:
     (tmp_path / "here").rename(tmp_path / "there")
     with rasterio.open(tmp_path / "there" / written.name) as file:
         assert file.read(1)[0, 0] == 1
+
+
+def test_numbers_keep_their_unit_and_have_nan_where_there_are_none(tmp_path: Path) -> None:
+    profile = {"driver": "GTiff", "dtype": "float32", "count": 1, "height": 1, "width": 2}
+    place = {"crs": "EPSG:32632", "nodata": np.nan}
+    for name, west, values in (("a", 500_000, [1.5, np.nan]), ("b", 500_020, [np.nan, -2.25])):
+        transform = from_origin(west, 5_000_000, 10, 10)
+        with rasterio.open(
+            tmp_path / f"{name}.tif", "w", **profile, **place, transform=transform
+        ) as file:
+            file.write(np.array([values], np.float32), 1)
+            file.descriptions, file.units = ("height",), ("m",)
+    (written,) = write_mosaics([tmp_path / "a.tif", tmp_path / "b.tif"], tmp_path, "numbers")
+    with rasterio.open(written) as file:
+        assert (file.dtypes, file.descriptions, file.units) == (("float32",), ("height",), ("m",))
+        assert np.isnan(file.nodata)
+        np.testing.assert_array_equal(file.read(1), [[1.5, np.nan, np.nan, -2.25]])

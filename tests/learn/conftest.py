@@ -239,6 +239,8 @@ def save_model(tmp_path: Path, statistics: dict[str, Any]) -> Callable[..., Path
         data: dict[str, Any] | None = None,
         temperature: float | None = None,
         tta: bool = False,
+        classes: list[str] = CLASSES,
+        scale: list[float] | None = None,
         **given: Any,
     ) -> Path:
         torch.manual_seed(1)
@@ -246,7 +248,7 @@ def save_model(tmp_path: Path, statistics: dict[str, Any]) -> Callable[..., Path
         facts = {
             "model": model,
             "task": {"name": "segmentation"},
-            "classes": CLASSES,
+            "classes": classes,
             "bands": BANDS,
             "nodata": 0,
             "statistics": statistics,
@@ -255,7 +257,8 @@ def save_model(tmp_path: Path, statistics: dict[str, Any]) -> Callable[..., Path
             "data": data or {},
             "tta": tta,
         } | ({"temperature": temperature} if temperature else {})
-        network = build(model, len(BANDS), len(CLASSES))
+        facts |= {"scale": scale} if scale else {}
+        network = build(model, len(BANDS), len(classes))
         path = tmp_path / f"{name}.ckpt"
         torch.save({"weights": network.state_dict(), "facts": json.dumps(facts)}, path)
         return path

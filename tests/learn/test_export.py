@@ -68,6 +68,24 @@ def test_several_labels_are_each_as_probable_as_they_are(save_model, labels) -> 
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name, data", [("unet", {"size_px": 32}), ("cnn", {"size_px": 16})])
+def test_an_exported_network_of_numbers_answers_in_their_unit(
+    save_model, tmp_path, name, data
+) -> None:
+    for package in export.NEEDED:
+        pytest.importorskip(package)
+    model = save_model(name, width=4, data=data, classes=["height"], scale=[400.0, 125.0])
+    assert 0 <= export_onnx(model, tmp_path / "a.onnx") < 1e-4
+    network, facts = load(model)
+    normalise = Normalise(facts["statistics"]["mean"], facts["statistics"]["std"], facts["nodata"])
+    pixels = np.random.default_rng(0).integers(600, 1800, (3, 4, *[data["size_px"]] * 2))
+    with torch.inference_mode():
+        expected = 400 + 125 * network(normalise(pixels.astype(np.uint16))).squeeze(1).numpy()
+    found = answers(tmp_path / "a.onnx", pixels.astype(np.float32))
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, atol=0.02)
+
+
 def test_an_exported_network_knows_its_bands_and_classes(save_model, tmp_path) -> None:
     for package in export.NEEDED:
         pytest.importorskip(package)

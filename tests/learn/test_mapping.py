@@ -376,14 +376,47 @@ def test_steps_larger_than_a_patch_are_refused(scene, save_model, tmp_path) -> N
         mapped(save_model("cnn", width=4, data={"size_px": 16}), scene, tmp_path, step_px=32)
 
 
+# ---- several labels, and numbers ---------------------------------------------------------------
+
+
+def test_several_labels_are_mapped_as_the_probability_of_each(scene, save_model, tmp_path) -> None:
+    model = save_model("cnn", width=4, data={"size_px": 16, "labels": "several"}, temperature=2.0)
+    maps = mapped(model, scene, tmp_path)
+    assert sorted(maps) == ["image", "probabilities"]
+    assert maps["probabilities"].shape == (3, -(-168 // 16), -(-200 // 16))
+    network, facts = load(model)
+    normalise = Normalise(facts["statistics"]["mean"], facts["statistics"]["std"], facts["nodata"])
+    patch = scene.read(32, 48, 16, 16, "nearest")[None]
+    with torch.inference_mode():
+        share = (network(normalise(patch)) / 2.0).sigmoid()[0].numpy()
+    assert np.abs(maps["probabilities"][:, 2, 3] - 250 * share).max() <= 0.51
+    with rasterio.open(tmp_path / "scene_a_probabilities.tif") as file:
+        assert file.descriptions == ("Water", "Forest", "Pasture")
+
+
+def test_numbers_are_mapped_in_their_unit_as_by_one_pass_over_the_scene(
+    scene, save_model, tmp_path
+) -> None:
+    data = {"target": {"name": "height", "unit": "m"}, "size_px": 32}
+    model = save_model(data=data, classes=["height"], scale=[40.0, 12.5])
+    maps = mapped(model, scene, tmp_path, window_px=64)
+    assert sorted(maps) == ["image", "numbers"]
+    network, facts = load(model)
+    normalise = Normalise(facts["statistics"]["mean"], facts["statistics"]["std"], facts["nodata"])
+    pixels = pixels_of(scene)
+    inside = (pixels != 0).any(axis=0)
+    numbers = maps["numbers"]
+    assert numbers.dtype == np.float32 and (np.isnan(numbers) == ~inside).all()
+    with torch.inference_mode():
+        expected = 40.0 + 12.5 * network(normalise(pixels[None]))[0, 0].numpy()
+    assert expected[inside].std() > 1, "an untrained network answers something"
+    np.testing.assert_allclose(numbers[inside], expected[inside], rtol=1e-5)
+    with rasterio.open(tmp_path / "scene_a_numbers.tif") as file:
+        assert (file.descriptions, file.units) == (("height",), ("m",))
+        assert np.isnan(file.nodata) and file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+
+
 # ---- what does not fit ------------------------------------------------------------------------
-
-
-def test_a_model_of_several_labels_a_patch_is_refused(scene, save_model, tmp_path) -> None:
-    model = save_model("cnn", width=4, data={"size_px": 16, "labels": "several"})
-    with pytest.raises(RunError, match="scene_a: a map has one class a pixel") as error:
-        mapped(model, scene, tmp_path)
-    assert "\n" not in str(error.value) and not list(tmp_path.glob("*.tif"))
 
 
 def test_a_scene_that_lacks_a_band_is_refused(scene, save_model, tmp_path) -> None:

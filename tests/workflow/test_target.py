@@ -97,4 +97,24 @@ def test_the_forest_is_judged_alike_and_the_report_shows_both(finished: Path) ->
     page = (finished / "report.html").read_text()
     assert "regression of vegetation (%) by pixel" in page
     assert 'class="predicted_numbers"' in page and 'id="confusion"' not in page
-    assert not (finished / "maps").exists()
+    assert 'class="predicted_number_map"' in page and 'class="predicted_map"' not in page
+
+
+def test_the_scenes_are_mapped_in_numbers_beside_the_true_ones(finished: Path) -> None:
+    folder = finished / "maps/blocks-fold0-seed0"
+    told = json.loads((folder / "maps.json").read_text())
+    assert len(told["scenes"]) == 2 and [Path(p).suffix for p in told["mosaics"]] == [".vrt"]
+    project = finished.parents[1]
+    for scene in told["scenes"]:
+        with (
+            rasterio.open(project / scene["numbers"]) as file,
+            rasterio.open(project / scene["truth"]) as labels,
+        ):
+            assert (file.descriptions, file.units) == (("vegetation",), ("%",))
+            assert (file.transform, file.crs, file.shape) == (
+                labels.transform, labels.crs, labels.shape,
+            )  # fmt: skip
+            numbers, truth = file.read(1), labels.read(1)
+        known = np.isfinite(truth) & np.isfinite(numbers)
+        off = (numbers - truth)[known]
+        assert known.mean() > 0.5 and (off**2).mean() < 0.5 * truth[known].var()

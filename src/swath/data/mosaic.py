@@ -10,15 +10,18 @@ import rasterio
 
 from swath.files import write_text
 
+DTYPES = {"uint8": "Byte", "float32": "Float32"}
+"""As GDAL names them."""
+
 
 def write_mosaics(rasters: list[Path], folder: Path, kind: str) -> list[Path]:
-    """Write a mosaic of all class maps of each CRS; gives the files.
+    """Write a mosaic of all maps of each CRS; gives the files.
 
     Where maps overlap, a later one lies above; where it has no data, the earlier shows. The pixels
     are those of the finest map, coarser ones are repeated. Maps without a CRS have no place.
 
     Args:
-        rasters: class maps (uint8, one band), which must lie in `folder`.
+        rasters: maps of one kind (uint8 or float32, one band), which must lie in `folder`.
         folder: where the mosaics are written.
         kind: the last part of their names, which begin with the CRS: `EPSG32632_<kind>.vrt`.
     """
@@ -42,6 +45,7 @@ def _vrt(paths: list[Path]) -> str:
     """
     with rasterio.open(paths[0]) as first:
         crs, colours, names, nodata = first.crs, _colours(first), first.tags(1), first.nodata
+        dtype, says, unit = first.dtypes[0], first.descriptions[0], first.units[0]
     places = {}
     for path in paths:
         with rasterio.open(path) as file:
@@ -55,7 +59,9 @@ def _vrt(paths: list[Path]) -> str:
     _text(root, "SRS", crs.to_wkt())
     place = (west, step_x, 0.0, north, 0.0, -step_y)
     _text(root, "GeoTransform", ", ".join(map(repr, place)))
-    band = xml.SubElement(root, "VRTRasterBand", dataType="Byte", band="1")
+    band = xml.SubElement(root, "VRTRasterBand", dataType=DTYPES[dtype], band="1")
+    _text(band, "Description", says or "")
+    _text(band, "UnitType", unit or "")
     metadata = xml.SubElement(band, "Metadata")
     for key, value in names.items():
         _text(metadata, "MDI", value, key=key)
@@ -90,7 +96,7 @@ def _text(parent: xml.Element, tag: str, text: str, **attributes: str) -> None:
 
 
 def _colours(file: rasterio.DatasetReader) -> dict[int, tuple[int, int, int, int]]:
-    """The colour table of a class map; empty where it has none."""
+    """The colour table of a map; empty where it has none."""
     try:
         table: dict[int, tuple[int, int, int, int]] = file.colormap(1)
     except ValueError:

@@ -27,17 +27,15 @@ import numpy as np
 import rasterio
 import torch
 from numpy.typing import NDArray
-from rasterio.enums import ColorInterp
 from rasterio.shutil import copy as copy_raster
 from rasterio.windows import Window
 from torch import Tensor
 
-from swath.data.card import UNLABELLED
 from swath.data.scene import Grid, Pixels, Scene
 from swath.errors import RunError
 from swath.files import digest, read_json, whole, write_json
-from swath.learn.answers import are_several
 from swath.learn.batches import Normalise
+from swath.learn.legend import Layers, Legend, Raster, legend_of
 from swath.learn.predict import Precision, Trained, least_seconds, opened
 
 log = logging.getLogger(__name__)
@@ -53,9 +51,7 @@ CANDIDATES = ((512, 1), (256, 4), (1024, 1), (1024, 4))
 CALIBRATION = 0.05
 """Largest share of the time of a scene that is spent on finding the fastest of them."""
 CHUNK_BYTES = 1 << 20
-"""Probabilities (float32) that are turned into map values together: they stay in the cache."""
-STEPS = 250
-"""Probabilities and uncertainty are stored in steps of 1/250; 255 is no data."""
+"""Answers (float32) that are turned into map values together: they stay in the cache."""
 ALIKE = (0.95, 1.05)
 """Bounds of the ratio of a scene's GSD to the model's, where both are in metres."""
 ALIKE_DEGREES = (0.66, 1.5)
@@ -64,7 +60,6 @@ SAVE_S = 10.0
 """Seconds of work that a kill costs at most, beside the strip that was in work."""
 
 Item = TypeVar("Item")
-Layers = dict[str, NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
@@ -73,7 +68,8 @@ class SceneMap:
 
     scene: str
     rasters: dict[str, Path]
-    """classes, confidence, uncertainty; probabilities, truth and image where there are such."""
+    """classes, confidence, uncertainty, or numbers; probabilities, truth and image where there are
+    such."""
     seconds: float
     forward_s: float
     """Of these, within the network."""
@@ -104,8 +100,9 @@ def map_scene(
     `classes` with their colours; `confidence`, the probability of that class in percent;
     `uncertainty`, the entropy of all classes' probabilities as a share of the largest possible;
     `truth` where the scene has labels; and `image`, three of its bands thinned to a picture.
-    Pixels outside the swath are 255. A model of one label a patch is moved over the scene in
-    steps, and each step is a pixel of its map.
+    Pixels outside the swath are 255. Of a model of several labels there are `probabilities` alone,
+    and of one of a target its `numbers`, in float32, NaN outside the swath. A model of one label a
+    patch is moved over the scene in steps, and each step is a pixel of its map.
 
     Args:
         model: the trained network.
@@ -145,6 +142,7 @@ def map_scene(
         + [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in scene.files]
     )
     place = (state or folder) / (own if state else f".{scene.name}.{own}")
+    legend = legend_of(trained, colours, probabilities)
     patch_px = means.patch_px()
     step = step_px or patch_px or 1
     if patch_px:
@@ -163,8 +161,8 @@ def map_scene(
         )
     else:
         grid = scene.grid
-    sheets = _Sheets(place, scene, grid, trained.facts["classes"], colours, rgb, probabilities,
-                     truth=scene.labels is not None and not patch_px)  # fmt: skip
+    truth = scene.labels is not None and not patch_px
+    sheets = _Sheets(place, scene, grid, legend, rgb, truth)
     clock = _Clock()
     try:
         progress = sheets.begin(
@@ -177,10 +175,10 @@ def map_scene(
         means = replace(means, trained=replace(trained, precision=progress["precision"]))
         first = progress["strips"]
         if patch_px:
-            strips = _strips_of_steps(means, grid, patch_px, step, first, probabilities, clock)
+            strips = _strips_of_steps(means, legend, grid, patch_px, step, first, clock)
         else:
             windows = Windows(**progress["windows"])
-            strips = _strips(means, windows, first, probabilities, sheets.truth, clock)
+            strips = _strips(means, legend, windows, first, truth, clock)
         saved = time.perf_counter()
         with closing(strips):
             for strip in strips:
@@ -223,20 +221,11 @@ def bands_of(scene: Scene) -> list[str]:
 
 
 def check_fits(facts: dict[str, Any], scene: Scene) -> None:
-    """Refuse a scene of other bands or another GSD than the model's, and a model without classes of
-    which a map shows one.
+    """Refuse a scene of other bands or another GSD than the model's.
 
     Raises:
         RunError: both sides are named.
     """
-    several = are_several(facts)
-    if several or facts.get("scale"):
-        says = "several of each patch" if several else "a number"
-        raise RunError(
-            f"a map has one class a pixel, the model says {says}",
-            where=scene.name,
-            mend="map with a model of one label a patch or pixel",
-        )
     bands = bands_of(scene)
     if bands != facts["bands"]:
         raise RunError(
@@ -456,7 +445,7 @@ class _Read:
     """The first of the rows that are its own."""
     own: Pixels
     """These rows."""
-    truth: NDArray[np.uint8] | None
+    truth: NDArray[Any] | None
     """Their labels."""
 
 
@@ -589,13 +578,12 @@ class _Strip:
     row: int
     """On the map's grid."""
     layers: Layers
-    """(y, x), or (class, y, x) of probabilities."""
     read: _Read
     """The scene below them."""
 
 
 def _strips(
-    means: _Means, windows: Windows, first: int, probabilities: bool, labels: bool, clock: _Clock
+    means: _Means, legend: Legend, windows: Windows, first: int, labels: bool, clock: _Clock
 ) -> Generator[_Strip, None, None]:
     """The map by strips, each of a row of windows; those before `first` are done already.
 
@@ -605,30 +593,29 @@ def _strips(
     tops, lefts = windows.tops(height), windows.lefts(width)
     own = [(max(0, top), height if top == tops[-1] else top + windows.own_y) for top in tops]
     placed = _Placed(tops, lefts, windows.height, windows.width, windows.batch, own)
-    classes = len(means.trained.facts["classes"])
-    blend = _Blend(windows, placed, classes, means.trained)
-    layers: Layers = {}
+    blend = _Blend(windows, placed, means.trained, legend)
+    rasters, layers = legend.rasters(), Layers()
     with _answers(means, placed, max(0, first - 1), labels, clock) as ready:
         for strip, at, answers, outside in ready:
             low, high = own[strip.number]
             done = strip.number < first
             if at == 0:
-                layers = {} if done else _empty(high - low, width, classes, probabilities)
+                layers = {} if done else _empty(rasters, high - low, width)
             for n, answer in enumerate(answers):
                 blend.add(answer, strip.number, at + n, layers)
             if at + len(answers) == len(lefts) and not done:
-                _blank(layers, outside)
+                _blank(layers, rasters, outside)
                 clock.pixels += (high - low) * width
                 yield _Strip(low, layers, strip)
 
 
 def _strips_of_steps(
     means: _Means,
+    legend: Legend,
     grid: Grid,
     patch_px: int,
     step: int,
     first: int,
-    probabilities: bool,
     clock: _Clock,
     batch: int = 128,
 ) -> Generator[_Strip, None, None]:
@@ -642,39 +629,34 @@ def _strips_of_steps(
     lefts = [column * step - margin for column in range(grid.width)]
     own = [(row * step, min((row + 1) * step, height)) for row in range(grid.height)]
     placed = _Placed(tops, lefts, patch_px, patch_px, min(batch, len(lefts)), own)
+    rasters = legend.rasters()
     row: list[Tensor] = []
     with _answers(means, placed, first, False, clock) as ready:
         for strip, at, answers, outside in ready:
             row.append(answers)
             if at + len(answers) < len(lefts):
                 continue
-            layers = _empty(1, len(lefts), answers.shape[1], probabilities)
-            share = means.trained.probabilities(torch.cat(row).t()[:, None].contiguous(), dim=0)
-            _fill(layers, (slice(0, 1), slice(0, len(lefts))), share)
+            layers = _empty(rasters, 1, len(lefts))
+            answer = torch.cat(row).t()[:, None].contiguous()
+            legend.fill(layers, (slice(0, 1), slice(0, len(lefts))), legend.blended(answer))
             row = []
             if outside is not None:
                 edges = range(0, width, step)
                 lost = np.add.reduceat(outside.mean(axis=0), edges) / np.diff([*edges, width])
-                _blank(layers, (lost > 0.5)[None])
+                _blank(layers, rasters, (lost > 0.5)[None])
             clock.pixels += strip.own.shape[1] * width
             yield _Strip(strip.number, layers, strip)
 
 
-def _empty(rows: int, columns: int, classes: int, probabilities: bool) -> Layers:
+def _empty(rasters: dict[str, Raster], rows: int, columns: int) -> Layers:
     """Room for the layers of a strip."""
-    layers = {
-        kind: np.empty((rows, columns), np.uint8)
-        for kind in ("classes", "confidence", "uncertainty")
-    }
-    if probabilities:
-        layers["probabilities"] = np.empty((classes, rows, columns), np.uint8)
-    return layers
+    return {kind: raster.empty(rows, columns) for kind, raster in rasters.items()}
 
 
-def _blank(layers: Layers, outside: NDArray[np.bool_] | None) -> None:
+def _blank(layers: Layers, rasters: dict[str, Raster], outside: NDArray[np.bool_] | None) -> None:
     if outside is not None:
-        for layer in layers.values():
-            layer[..., outside] = UNLABELLED
+        for kind, layer in layers.items():
+            layer[:, outside] = rasters[kind].nodata
 
 
 class _Blend:
@@ -685,9 +667,9 @@ class _Blend:
     kept: a margin of a window, and one over the width of the scene.
     """
 
-    def __init__(self, windows: Windows, placed: _Placed, classes: int, trained: Trained) -> None:
-        self.windows, self.placed, self.trained = windows, placed, trained
-        device = trained.device
+    def __init__(self, windows: Windows, placed: _Placed, trained: Trained, legend: Legend) -> None:
+        self.windows, self.placed, self.legend = windows, placed, legend
+        device, classes = trained.device, len(trained.facts["classes"])
         overlap = windows.overlap
         at = (torch.arange(overlap, device=device) + 0.5) / max(overlap, 1)
         self.rise = 0.5 - 0.5 * torch.cos(math.pi * at)
@@ -700,7 +682,7 @@ class _Blend:
         """Blend a window in, and fill in the map values that are finished by it.
 
         Args:
-            answer: of the network (class, y, x), before the softmax.
+            answer: of the network (class, y, x).
             number: of the strip.
             place: of the window in it, from the left.
             layers: of the strip's finished rows; empty where they are not wanted.
@@ -712,7 +694,7 @@ class _Blend:
         is_lowest = number + 1 == len(self.placed.tops)
         for begin, end in self._chunks():
             # Class by class, in memory of its own.
-            share = self.trained.probabilities(answer[:, begin:end].contiguous(), dim=0)
+            share = self.legend.blended(answer[:, begin:end].contiguous())
             if not is_first:
                 share[..., :overlap] *= self.rise
                 share[..., :overlap] += self.left[:, begin:end]
@@ -730,7 +712,7 @@ class _Blend:
             if not layers:
                 continue
             # The part that lies in the scene.
-            width = layers["classes"].shape[1]
+            width = next(iter(layers.values())).shape[2]
             rows = slice(max(low - top - begin, 0), max(min(end, high - top) - begin, 0))
             across = slice(max(-left, 0), min(share.shape[2], width - left))
             share = share[:, rows, across]
@@ -739,7 +721,7 @@ class _Blend:
                     slice(top + begin + rows.start - low, top + begin + rows.stop - low),
                     slice(left + across.start, left + across.stop),
                 )
-                _fill(layers, into, share)
+                self.legend.fill(layers, into, share)
 
     def _chunks(self) -> Iterator[tuple[int, int]]:
         """Rows that are treated together; none reaches over the bounds of an overlap."""
@@ -748,32 +730,6 @@ class _Blend:
         for begin, end in pairwise(bounds):
             for at in range(begin, end, self.chunk):
                 yield at, min(at + self.chunk, end)
-
-
-def _fill(layers: Layers, into: tuple[slice, slice], share: Tensor) -> None:
-    """Map values from probabilities (class, y, x), in whole steps."""
-    most = share.amax(dim=0)
-    # The first class that reaches the most; argmax takes ten times as long over few classes, and a
-    # comparison that gives truths, not numbers, five times.
-    order = torch.arange(len(share), 0, -1, dtype=share.dtype, device=share.device)
-    reached = torch.eq(share, most, out=torch.empty_like(share))
-    rank = reached.mul_(order[:, None, None]).amax(dim=0)
-    layers["classes"][into] = (len(share) - rank).to(torch.uint8).cpu().numpy()
-    layers["confidence"][into] = _steps(most, 100)
-    entropy = -_log2(share.clamp(min=1e-20)).mul_(share).sum(dim=0)
-    layers["uncertainty"][into] = _steps(entropy / math.log2(max(len(share), 2)), STEPS)
-    if "probabilities" in layers:
-        layers["probabilities"][(slice(None), *into)] = _steps(share, STEPS)
-
-
-def _log2(share: Tensor) -> Tensor:
-    """The logarithm; on a CPU, NumPy takes a fifth of torch's time."""
-    return share.log2() if share.is_cuda else torch.from_numpy(np.log2(share.numpy()))
-
-
-def _steps(value: Tensor, steps: int) -> NDArray[np.uint8]:
-    """A share as a whole number of steps."""
-    return (value * steps).round_().clamp_(0, steps).to(torch.uint8).cpu().numpy()
 
 
 # ---- what is written ------------------------------------------------------------------------
@@ -790,10 +746,8 @@ class _Sheets:
     place: Path
     scene: Scene
     grid: Grid
-    classes: list[str]
-    colours: list[str]
+    legend: Legend
     rgb: list[str]
-    probabilities: bool
     truth: bool
     open: dict[str, Any] = field(default_factory=dict)
 
@@ -819,17 +773,14 @@ class _Sheets:
         self._reopen()
         return self.progress
 
+    def _rasters(self) -> dict[str, Raster]:
+        """Those on the map's grid."""
+        kinds = self.legend.rasters()
+        return kinds | ({"truth": next(iter(kinds.values()))} if self.truth else {})
+
     def _profiles(self) -> dict[str, dict[str, Any]]:
-        kinds: dict[str, dict[str, Any]] = {
-            kind: {"count": 1, "dtype": "uint8", "nodata": UNLABELLED}
-            for kind in ("classes", "confidence", "uncertainty")
-        }
-        if self.truth:
-            kinds["truth"] = dict(kinds["classes"])
-        if self.probabilities:
-            kinds["probabilities"] = kinds["classes"] | {"count": len(self.classes)}
-        for profile in kinds.values():
-            profile |= _georeference(self.grid)
+        place = _georeference(self.grid)
+        kinds = {kind: raster.profile | place for kind, raster in self._rasters().items()}
         thin, seen = self.thin, self.scene.grid
         picture = replace(
             seen, height=-(-seen.height // thin), width=-(-seen.width // thin),
@@ -854,23 +805,10 @@ class _Sheets:
             path = self.place / f"{kind}.tif"
             profile |= {"driver": "GTiff", "interleave": "band", "bigtiff": "if_safer"}
             with rasterio.open(path, "w", **profile) as file:
-                if kind in ("classes", "truth"):
-                    names = {str(value): name for value, name in enumerate(self.classes)}
-                    file.update_tags(1, **names)
-                    if self.colours:
-                        file.write_colormap(1, colour_table(self.colours))
-                        file.colorinterp = [ColorInterp.palette]
-                elif kind == "image":
+                if kind == "image":
                     file.descriptions = tuple(self.rgb)
-                elif kind in ("uncertainty", "probabilities"):
-                    file.scales = (1 / STEPS,) * file.count
-                    file.descriptions = (
-                        tuple(self.classes)
-                        if kind == "probabilities"
-                        else ("entropy / log(number of classes)",)
-                    )
                 else:
-                    file.descriptions = ("probability of the class in percent",)
+                    self._rasters()[kind].describe(file)
 
     def _reopen(self) -> None:
         self.open = {
@@ -886,11 +824,10 @@ class _Sheets:
         """Write finished rows."""
         layers, read = dict(strip.layers), strip.read
         if read.truth is not None:
-            layers["truth"] = read.truth
+            layers["truth"] = read.truth[None]
         for kind, layer in layers.items():
-            planes = layer if layer.ndim == 3 else layer[None]
-            window = Window(0, strip.row, planes.shape[2], planes.shape[1])
-            self.open[kind].write(planes, window=window)
+            window = Window(0, strip.row, layer.shape[2], layer.shape[1])
+            self.open[kind].write(layer, window=window)
         chosen = [bands_of(self.scene).index(band) for band in self._rgb_channels()]
         start = -read.low % self.thin
         picture = read.own[chosen, start :: self.thin, :: self.thin]
@@ -917,11 +854,13 @@ class _Sheets:
 
     def _copy(self, kind: str, path: Path, compress: str) -> None:
         """A cloud-optimised copy of one kind."""
+        raster = self._rasters().get(kind)
+        packing = raster.packing if raster else {"overview_resampling": "nearest"}
         # GDAL packs the overviews twice, at first for a file of its own that is deleted at once.
         with rasterio.Env(COG_TMP_COMPRESSION="NONE"), whole(path) as part:
             copy_raster(
-                self.place / f"{kind}.tif", part, driver="COG", overview_resampling="nearest",
-                compress=compress, level=1,
+                self.place / f"{kind}.tif", part, driver="COG", compress=compress, level=1,
+                **packing,
             )  # fmt: skip
 
     def finish(self, folder: Path, compress: str) -> dict[str, Path]:
@@ -950,15 +889,6 @@ def _georeference(grid: Grid) -> dict[str, Any]:
     place = {"height": grid.height, "width": grid.width, "transform": grid.transform}
     crs = _crs(grid)
     return place | ({"crs": crs} if crs else {})
-
-
-def colour_table(colours: list[str]) -> dict[int, tuple[int, int, int, int]]:
-    """`#rrggbb` of each class as GDAL has colours; no data is transparent."""
-    table = {
-        value: (int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16), 255)
-        for value, colour in enumerate(colours)
-    }
-    return table | {UNLABELLED: (0, 0, 0, 0)}
 
 
 def _hash(things: Any) -> str:

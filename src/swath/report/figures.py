@@ -876,11 +876,11 @@ def predicted_map(results: Experiment, scene: SceneMap) -> Panels:
     lies, which alone counts in the scores, and pale where the model trained or nothing was
     tested. Confidence is the probability of the predicted class, from dark (low) to light (high).
     """
-    predicted, (height, width) = _raster_of(scene.classes, _side_px(results))
+    if results.target:
+        return []
+    predicted, (height, width) = _raster_of(scene.predicted, _side_px(results))
     shape = predicted.shape
-    panels = []
-    if scene.images:
-        panels.append(_map("True colour", _scene_colour(results, scene, shape), results, width))
+    panels = _true_colours(results, scene, shape, width)
     if scene.truth:
         truth, _ = _raster_of(scene.truth, shape)
         panels.append(_map("Truth", _painted(results, truth), results, width))
@@ -893,6 +893,40 @@ def predicted_map(results: Experiment, scene: SceneMap) -> Panels:
         sure, _ = _raster_of(scene.confidence, shape)
         panels.append(_map("Confidence", _confidence(sure), results, width))
     return [*panels, _legend(results)]
+
+
+@registered("figure")
+@section("prediction")
+def predicted_number_map(results: Experiment, scene: SceneMap) -> Panels:
+    """The predicted numbers beside the true ones.
+
+    The whole scene, thinned out to fit the page; both maps have one scale, from their 1st to their
+    99th percentile. Differences are blue where too little was predicted and red where too much,
+    strong where a test patch lies, which alone counts in the scores, and pale elsewhere.
+    """
+    if not results.target:
+        return []
+    predicted, (height, width) = _raster_of(scene.predicted, _side_px(results))
+    shape = predicted.shape
+    panels = _true_colours(results, scene, shape, width)
+    truth = _raster_of(scene.truth, shape)[0] if scene.truth else np.full_like(predicted, np.nan)
+    known = np.concatenate([part[np.isfinite(part)] for part in (predicted, truth)])
+    if not known.size:
+        return []
+    low, high = (float(bound) for bound in np.percentile(known, [1, 99]))
+    high = max(high, low + 1e-6)
+    if scene.truth:
+        panels.append(_map("Truth", _shaded(truth, low, high, "viridis"), results, width))
+    panels.append(_map("Predicted", _shaded(predicted, low, high, "viridis"), results, width))
+    scales = [_scale(_with_unit(results.target["name"], results), low, high, "viridis")]
+    off = predicted - truth
+    if np.isfinite(off).any():
+        far = float(np.nanpercentile(np.abs(off), 99)) or 1e-6
+        picture = _shaded(off, -far, far, "RdBu_r")
+        picture[~_tested(results, scene, (height, width), shape), 3] //= 3
+        panels.append(_map("Differences", picture, results, width))
+        scales.append(_scale(_with_unit("predicted − true", results), -far, far, "RdBu_r"))
+    return [*panels, *scales]
 
 
 @registered("figure")
@@ -960,6 +994,15 @@ def _raster_of(
         return read, raster.shape
 
 
+def _true_colours(
+    results: Experiment, scene: SceneMap, shape: tuple[int, ...], width_px: int
+) -> list[Figure]:
+    """The panel of the scene itself, where there is a picture of it."""
+    if not scene.images:
+        return []
+    return [_map("True colour", _scene_colour(results, scene, shape), results, width_px)]
+
+
 def _scene_colour(results: Experiment, scene: SceneMap, shape: tuple[int, ...]) -> np.ndarray:
     """The scene in true colour (y, x, 3); its bands are found by their descriptions."""
     found: dict[str, tuple[Path, int]] = {}
@@ -1005,6 +1048,27 @@ def _errors(truth: np.ndarray, predicted: np.ndarray, tested: np.ndarray) -> np.
     ):
         picture[where] = (255 * np.array(to_rgba(colour, alpha))).astype(np.uint8)
     return picture
+
+
+def _shaded(values: np.ndarray, low: float, high: float, shades: str) -> np.ndarray:
+    """Numbers in shades between two bounds (y, x, 4); NaN is transparent."""
+    share = (np.nan_to_num(values, nan=low) - low) / (high - low)
+    picture = np.asarray(colormaps[shades](share.clip(0, 1), bytes=True))
+    picture[np.isnan(values)] = 0
+    return picture
+
+
+def _scale(title: str, low: float, high: float, shades: str) -> Figure:
+    """Which shade stands for which number."""
+    figure = Figure(figsize=(WIDTH, 0.75))
+    axes = figure.add_axes((0.03, 0.42, 0.94, 0.2))
+    shade = colormaps[shades](np.linspace(0, 1, 256), bytes=True)[None]
+    axes.imshow(shade, extent=(low, high, 0, 1), aspect="auto", interpolation="none")
+    axes.grid(False)
+    axes.set_title(title, pad=4)
+    _few_ticks(axes)
+    axes.set_yticks([])
+    return figure
 
 
 def _confidence(percent: np.ndarray) -> np.ndarray:

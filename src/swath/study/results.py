@@ -90,7 +90,8 @@ class SceneMap:
     scene: str
     split: str
     fold: int
-    classes: Path
+    predicted: Path
+    """classes, or numbers of a target"""
     confidence: Path | None
     truth: Path | None
     images: tuple[Path, ...]
@@ -452,7 +453,7 @@ def _maps(folder: Path, split: str, fold: int, project: Path) -> tuple[SceneMap,
             scene=str(stored["scene"]),
             split=split,
             fold=fold,
-            classes=_raster(stored["classes"], folder, project),
+            predicted=_raster(stored.get("classes") or stored["numbers"], folder, project),
             confidence=_optional_raster(stored.get("confidence"), folder, project),
             truth=_optional_raster(stored.get("truth"), folder, project),
             images=tuple(_raster(path, folder, project) for path in stored.get("image") or ()),
