@@ -732,12 +732,14 @@ def trials(
     Stops as `train` does; started again it goes on in the trial at which it was.
     """
     from swath.files import read_json, write_json
+    from swath.learn.train import check_device
     from swath.learn.train import train as train_run
     from swath.plan import read_sections, with_params
     from swath.study.rungs import budgets, promoted, shards, slots
 
     sections = read_sections("trials", config)
     sweep = sections.pop("sweep")
+    check_device(sections["trainer"], processes=1)  # what no trial could do is no trial's result
     opened, version = _open(patches)
     parts, statistics = _parts(split, 0), _statistics(split, 0)
     proposed = read_json(proposal)["trials"]
@@ -885,7 +887,8 @@ def prune(
     Reads: STATE/runs, run.json and the studies below results/. Writes: nothing; --yes deletes the
     checkpoints of runs and trials whose results are complete. What a process is training, and the
     trials of a study that is not complete, always stay; a run that no result names stays unless
-    asked: it is unfinished, or its configuration, data or code have changed since.
+    asked: it is unfinished, or its configuration, data or code have changed since. Another
+    trainer.tta, and a study of more trials, train anew what was deleted.
     Example: swath prune --yes
     """
     from swath.study.leftovers import delete, leftovers
@@ -1027,7 +1030,11 @@ def _let_the_first_tell(wrong: SwathError) -> None:
     """
     from swath.launch import place
 
-    if not place().first:
+    try:
+        first = place().first
+    except SwathError:  # what is wrong is what the environment says of it
+        first = True
+    if not first:
         if isinstance(wrong, StoppedError):
             sys.exit(wrong.exit_code)
         time.sleep(2.0)

@@ -50,15 +50,22 @@ class Place:
 
 def place(environ: Mapping[str, str] = os.environ) -> Place:
     """The place that the environment gives this process; alone, where it names no others."""
-    if int(environ.get("WORLD_SIZE", 1)) > 1 and "RANK" in environ:
-        rank, size = int(environ["RANK"]), int(environ["WORLD_SIZE"])
+    if (size := _number(environ, "WORLD_SIZE", 1)) > 1 and "RANK" in environ:
         by = "swath" if MEET in environ else "torchrun"
-        return Place(rank, size, int(environ.get("LOCAL_RANK", 0)), by)
+        return Place(_number(environ, "RANK"), size, _number(environ, "LOCAL_RANK"), by)
     # SLURM_NTASKS is what a job has room for, also where one process alone was started in it.
-    if int(environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1 and "SLURM_PROCID" in environ:
-        rank, size = int(environ["SLURM_PROCID"]), int(environ["SLURM_STEP_NUM_TASKS"])
-        return Place(rank, size, int(environ.get("SLURM_LOCALID", 0)), "srun")
+    if (size := _number(environ, "SLURM_STEP_NUM_TASKS", 1)) > 1 and "SLURM_PROCID" in environ:
+        rank, local = _number(environ, "SLURM_PROCID"), _number(environ, "SLURM_LOCALID")
+        return Place(rank, size, local, "srun")
     return Place()
+
+
+def _number(environ: Mapping[str, str], name: str, absent: int = 0) -> int:
+    """A number of the environment; one that is empty is absent."""
+    value = environ.get(name) or str(absent)
+    if not value.isdecimal():
+        raise RunError(f"{value!r} is no number", where=name, mend="unset it")
+    return int(value)
 
 
 def place_of(wanted: int | None, possible: int, environ: Mapping[str, str] = os.environ) -> Place:

@@ -240,6 +240,7 @@ def save_model(tmp_path: Path, statistics: dict[str, Any]) -> Callable[..., Path
         temperature: float | None = None,
         tta: bool = False,
         classes: list[str] = CLASSES,
+        batch_size: int = 128,
         scale: list[float] | None = None,
         **given: Any,
     ) -> Path:
@@ -249,6 +250,7 @@ def save_model(tmp_path: Path, statistics: dict[str, Any]) -> Callable[..., Path
             "model": model,
             "task": {"name": "segmentation"},
             "classes": classes,
+            "batch_size": batch_size,
             "bands": BANDS,
             "nodata": 0,
             "statistics": statistics,

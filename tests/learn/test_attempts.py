@@ -10,9 +10,11 @@ import os
 import pickle
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,9 +31,11 @@ from pytorch_lightning.loops.fit_loop import _FitLoop
 
 from swath import cli, settings
 from swath.errors import RunError, StoppedError
+from swath.launch import Place
 from swath.learn import attempts
 from swath.learn.attempts import ProvenCheckpoints, Stop, alone, counters
 from swath.learn.batches import Batches
+from swath.learn.together import Together
 from swath.learn.train import Outcome, train
 
 SAME = ["epoch", "train/loss", "val/loss", "val/accuracy", "lr"]
@@ -401,8 +405,36 @@ def test_who_waits_can_be_stopped(tmp_path: Path) -> None:
     with (tmp_path / "lock").open("a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         stop = Stop(time.time() + 0.3)
-        with pytest.raises(StoppedError, match="time limit while it waited"), alone(tmp_path, stop):
+        with (
+            pytest.raises(StoppedError, match="time limit while it waited"),
+            alone(tmp_path, stop, Together(Place())),
+        ):
             raise AssertionError("it is another's")
+
+
+def test_the_lock_of_a_folder_that_was_deleted_meanwhile_is_none(tmp_path: Path) -> None:
+    """Two that wait while `swath prune` deletes do not both get in."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    held = (folder / "lock").open("a+")
+    fcntl.flock(held, fcntl.LOCK_EX)
+    inside = threading.Event()
+
+    def wait() -> None:
+        with alone(folder, Stop(time.time() + 20), Together(Place())):
+            inside.set()
+            time.sleep(0.7)
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(wait)
+        time.sleep(0.3)
+        shutil.rmtree(folder)
+        held.close()
+        assert inside.wait(5)
+        stop = Stop(time.time() + 0.3)
+        with pytest.raises(StoppedError), alone(folder, stop, Together(Place())):
+            raise AssertionError("the other is inside")
+        waiting.result()
 
 
 def test_signals_are_given_back(run, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from swath.learn.augment import (
     box,
     draw,
     dropped,
+    mixed,
     one_hot,
 )
 
@@ -157,6 +158,14 @@ def test_cutmix_pastes_the_labels_of_pixels() -> None:
         assert pasted.dtype == torch.int64 and torch.equal(mixed.argmax(1), pasted)
         changed |= not torch.equal(pasted, label)
     assert changed
+
+
+@pytest.mark.parametrize("share", [0.002, 0.5, 0.998])
+def test_what_is_not_known_of_several_labels_is_not_known_of_a_mixture(share: float) -> None:
+    image, label = torch.ones(2, 1, 4, 4), torch.tensor([[UNLABELLED, 1, 0.0], [0, 0, 0.0]])
+    _, soft = mixed(image, label, torch.tensor([1, 0]), share, None, 3)
+    assert (soft[:, 0] == UNLABELLED).all()
+    torch.testing.assert_close(soft[:, 1:], torch.tensor([[share, 0.0], [1 - share, 0.0]]))
 
 
 def test_several_labels_a_patch_are_mixed_too() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -71,9 +72,10 @@ def test_a_run_learns_the_same_and_its_weights_keep_their_names(run, tmp_path, p
 @pytest.mark.usefixtures("traced_only")
 def test_every_run_of_a_process_is_compiled() -> None:
     """Torch compiles one and the same function eight times, and then no more."""
+    forced: dict[str, Any] = {"precision": "fp32", "force": True, "required": True}
     for number in range(1, 11):
         network = nn.Sequential(nn.Linear(2, 2))
-        fast = compiled(network, torch.ones(3, 2), precision="fp32", force=True, steps=1)
+        fast = compiled(network, torch.ones(3, 2), **forced, steps=1)
         assert fast is not None
         assert torch.equal(fast(torch.ones(3, 2)), network(torch.ones(3, 2)))
         assert counters["stats"]["unique_graphs"] == number
@@ -104,7 +106,8 @@ def test_auto_weighs_what_it_costs(
 
     monkeypatch.setattr(compiling, "step_s", takes)
     monkeypatch.setattr(compiling.time, "perf_counter", lambda: clock[0])
-    found = compiled(network, torch.ones(3, 2), precision="fp32", force=False, steps=steps)
+    auto: dict[str, Any] = {"precision": "fp32", "force": False, "required": False}
+    found = compiled(network, torch.ones(3, 2), **auto, steps=steps)
     assert (found is not None) == taken
     assert set(graphs) == ({1} if compiles else set())
 
@@ -117,6 +120,12 @@ def test_without_a_compiler(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         with pytest.raises(RunError) as error:
             run(tmp_path / "wanted", trainer__compile=True)
         assert run(tmp_path / "auto").facts["compile"] is False
+        # An attempt that goes on where nothing compiles: `auto` still does without.
+        (tmp_path / "on").mkdir()
+        facts = {"facts": {"attempts": 1, "compile": True}, "history": []}
+        (tmp_path / "on/progress.json").write_text(json.dumps(facts))
+        run(tmp_path / "on")
+        assert_same(tmp_path / "auto", tmp_path / "on")
     assert "\n" not in str(error.value)
     assert "trainer.compile: torch.compile cannot compile here (" in str(error.value)
     assert "set it to false" in str(error.value)

@@ -12,16 +12,16 @@ import torch
 
 from swath.errors import RunError
 from swath.learn.batches import Batches
-from swath.learn.predict import opened, predict_patches
+from swath.learn.predict import Trained, opened, predict_patches
 from swath.learn.train import load
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_patches_are_predicted_in_the_order_asked_for(patch_set, save_model, precision) -> None:
     patches = patch_set(13, labels="pixel")
-    model = save_model("unet", width=4, depth=1, precision=precision)
+    model = save_model("unet", width=4, depth=1, precision=precision, batch_size=2)
     which = np.array([12, 0, 7])
-    predicted, confidence = predict_patches(model, patches, which, batch_size=2)
+    predicted, confidence = predict_patches(model, patches, which)
     assert predicted.shape == confidence.shape == (3, 16, 16)
     assert predicted.dtype == np.uint8 and confidence.dtype == np.float16
     assert predicted.max() < 3
@@ -81,6 +81,35 @@ def test_a_model_of_other_bands_or_classes_is_refused(patch_set, save_model, wha
     with pytest.raises(RunError) as error:
         predict_patches(save_model(), others, np.arange(6))
     assert "\n" not in str(error.value) and what in str(error.value)
+
+
+def test_nothing_to_predict_is_told(patch_set, save_model) -> None:
+    with pytest.raises(RunError, match="split: no patch is to be predicted"):
+        predict_patches(save_model(), patch_set(6, labels="pixel"), np.arange(0))
+
+
+@pytest.mark.parametrize("trained, together", [(4, 4), (512, 128)])
+def test_no_more_patches_are_predicted_together_than_were_trained(
+    patch_set, save_model, monkeypatch, trained, together
+) -> None:
+    seen: list[int] = []
+    ask = Trained.__call__
+    monkeypatch.setattr(
+        Trained, "__call__", lambda self, image: seen.append(len(image)) or ask(self, image)
+    )
+    predict_patches(save_model(batch_size=trained), patch_set(130, labels="pixel"), np.arange(130))
+    assert max(seen) == together and sum(seen) == 130
+
+
+@pytest.mark.parametrize("failed", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
+def test_too_little_memory_is_one_line(patch_set, save_model, monkeypatch, failed) -> None:
+    def lacks(*_) -> None:
+        raise failed
+
+    monkeypatch.setattr(Trained, "__call__", lacks)
+    with pytest.raises(RunError, match="has too little memory for batches of 4 patches") as error:
+        predict_patches(save_model(batch_size=4), patch_set(6, labels="pixel"), np.arange(6))
+    assert "\n" not in str(error.value)
 
 
 def test_the_rate_is_told(patch_set, save_model, caplog) -> None:

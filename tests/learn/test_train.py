@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -187,6 +188,31 @@ def test_patches_too_small_for_bf16_are_trained_in_float32(
     given = sections("cnn", "classification", trainer__precision="auto")
     found = train(patch_set(24, side=3), parts_of(24), statistics, tmp_path, **given, seed=0)
     assert found.facts["precision"] == "fp32"
+
+
+def test_what_a_gpu_chose_is_chosen_anew_where_it_would_do_harm_on_a_cpu(
+    patch_set, statistics, sections, tmp_path
+) -> None:
+    """A run goes on on another device; bf16 is kept there, channels that lie last are not."""
+    chosen = {"attempts": 1, "precision": "bf16", "channels_last": True, "compile": False}
+    (tmp_path / "progress.json").write_text(json.dumps({"facts": chosen, "history": []}))
+    given = sections("cnn", "classification", model__width=8, trainer__epochs=1,
+                     trainer__precision="bf16", trainer__channels_last="auto")  # fmt: skip
+    facts = train(patch_set(24, side=32), parts_of(24), statistics, tmp_path, **given, seed=0).facts
+    assert (facts["attempts"], facts["precision"], facts["channels_last"]) == (2, "bf16", False)
+
+
+@pytest.mark.parametrize("labels", ["patch", "pixel"])
+def test_a_validation_part_without_a_label_is_refused(
+    patch_set, statistics, sections, tmp_path, labels
+) -> None:
+    patches, parts = patch_set(24, labels=labels), parts_of(24)
+    contents = patches.contents * (parts != "val")[:, None]
+    task = ("cnn", "classification") if labels == "patch" else ("perceptron", "segmentation")
+    with pytest.raises(RunError) as error:
+        train(replace(patches, contents=contents), parts, statistics, tmp_path,
+              **sections(*task), seed=0)  # fmt: skip
+    refused(error, "the part val has no label", "split")
 
 
 @pytest.mark.parametrize("wanted", ["auto", True])

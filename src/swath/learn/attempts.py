@@ -18,10 +18,10 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 import torch
@@ -97,41 +97,71 @@ class Stop:
 
 
 @contextmanager
-def alone(state: Path, stop: Stop) -> Iterator[None]:
-    """A run's folder for this process alone; who comes second waits.
+def alone(state: Path, stop: Stop, together: Together) -> Iterator[None]:
+    """A run's folder for these processes alone; who comes second waits.
 
     Two processes meet where an orphan lives on beside its restarted twin, or where two experiments
     ask for the same run. Waiting mends both: the second takes over what the first has reached. The
     kernel frees the lock with its process, so a killed one leaves none. On NFS it holds between
     machines from version 4 on; mounted with `local_lock`, only within each.
 
+    Args:
+        state: the run's folder.
+        stop: whether a stop is asked for meanwhile.
+        together: the processes that train it, of which the first holds the lock; the others hear
+            from it all the while, so that none gives it up for lost.
+
     Raises:
         StoppedError: a stop was asked for meanwhile.
     """
-    state.mkdir(parents=True, exist_ok=True)
-    with (state / "lock").open("a+") as file:
-        told = False
+    file: IO[str] | None = None
+    try:
+        holder = ""
         while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if together.first:
+                file = file or _lock_of(state)
+                told, (file, holder) = holder, _taken(state, file)
+                if holder and not told:
+                    log.info("%s: waits for %s, which trains this run", state, holder)
+            if not together.told(holder)[0]:
                 break
-            except BlockingIOError:
-                file.seek(0)
-                if not told:
-                    log.info("%s: waits for %s, which trains this run", state, file.read())
-                told = True
-            except OSError as failed:
-                log.warning("%s: goes on without a lock (%s)", state, failed.strerror)
-                break
-            if stop.wanted():
+            if together.any(stop.wanted()):
                 raise stopped(state, stop, "while it waited for another process")
             time.sleep(0.2)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {os.uname().nodename}")
-        file.flush()
-        for left in state.glob(".*.part*"):
-            left.unlink()
+        if file:
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {os.uname().nodename}")
+            file.flush()
+            for left in state.glob(".*.part*"):
+                left.unlink()
         yield
+    finally:
+        if file:
+            file.close()
+
+
+def _lock_of(state: Path) -> IO[str]:
+    state.mkdir(parents=True, exist_ok=True)
+    return (state / "lock").open("a+")
+
+
+def _taken(state: Path, file: IO[str]) -> tuple[IO[str], str]:
+    """The lock, and who holds it instead; nobody where it is taken."""
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            return file, file.read() or "another process"
+        except OSError as failed:
+            log.warning("%s: goes on without a lock (%s)", state, failed.strerror)
+            return file, ""
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), (state / "lock").stat()):
+                return file, ""
+        # The folder was deleted meanwhile (`swath prune`): a file without a name locks nothing.
+        file.close()
+        file = _lock_of(state)
 
 
 def stopped(state: Path, stop: Stop, when: str) -> StoppedError:
@@ -167,6 +197,11 @@ class Progress:
             decided = decide() if self.together.first else None
             self.facts[name] = self.together.told(decided)[0]
         return self.facts[name]
+
+    def forget(self, *names: str) -> None:
+        """Let facts be decided anew, by this attempt."""
+        for name in names:
+            self.facts.pop(name, None)
 
     def begin_attempt(self) -> None:
         """Count one more attempt."""

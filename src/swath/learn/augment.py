@@ -211,7 +211,11 @@ def mixed(
         other = image[others]
         image = image[:own].mul_(share).add_(other, alpha=1 - share)
     soft = one_hot(label, classes) if label.ndim == 1 else label
-    return image[:own], share * soft[:own] + (1 - share) * soft[others]
+    mixed = share * soft[:own] + (1 - share) * soft[others]
+    if label.ndim > 1:  # of several labels, one that is not known makes no part of one
+        unknown = (soft[:own] == UNLABELLED) | (soft[others] == UNLABELLED)
+        mixed = mixed.masked_fill(unknown, float(UNLABELLED))
+    return image[:own], mixed
 
 
 def box(

@@ -30,6 +30,7 @@ from swath.data.card import UNLABELLED
 from swath.data.patchset import PatchSet
 from swath.files import whole
 from swath.learn.batches import Batches
+from swath.learn.memory import room_for
 from swath.learn.predict import Trained, opened
 from swath.learn.symmetry import SymmetryAveraged
 
@@ -52,7 +53,6 @@ def calibrate(
     out: Path,
     *,
     tta: bool = False,
-    batch_size: int = 128,
 ) -> dict[str, Any]:
     """Write a trained network with the temperature that fits patches best, and tell what it does.
 
@@ -67,7 +67,6 @@ def calibrate(
         out: the file to write, `model` with its temperature.
         tta: whether the network is to answer with its mean over symmetries
             (`swath.learn.symmetry`), and so is asked here; the file says so.
-        batch_size: patches that the network is given together.
 
     Returns:
         temperature and tta; and as `calibration` the number of labels, and their mean negative
@@ -75,14 +74,14 @@ def calibrate(
         ece_after) on these same patches.
 
     Raises:
-        RunError: the file is no model of swath's.
+        RunError: the file is no model of swath's, or there is too little memory.
     """
     saved = torch.load(model, weights_only=True, map_location="cpu")
     facts = json.loads(saved["facts"])
     learnt: dict[str, Any] = {"tta": tta}
     told: dict[str, Any] = {}
     if "scale" not in facts:
-        learnt["temperature"], found = _fitted(model, patches, which, tta, batch_size)
+        learnt["temperature"], found = _fitted(model, patches, which, tta)
         told["calibration"] = found
     saved["facts"] = json.dumps(facts | learnt)
     content = io.BytesIO()  # a file's name would become part of its bytes
@@ -93,7 +92,7 @@ def calibrate(
 
 
 def _fitted(
-    model: Path, patches: PatchSet, which: NDArray[np.int64], tta: bool, batch_size: int
+    model: Path, patches: PatchSet, which: NDArray[np.int64], tta: bool
 ) -> tuple[float, dict[str, Any]]:
     """The temperature, and what it does."""
     generator = np.random.default_rng(0)
@@ -102,7 +101,8 @@ def _fitted(
     trained = opened(model, "fp32")
     if tta:
         trained = replace(trained, network=SymmetryAveraged(trained.network))
-    answer, label = _answers(trained, patches, drawn, batch_size, generator)
+    with room_for(f"batches of {trained.batch_size} patches"):
+        answer, label = _answers(trained, patches, drawn, generator)
     temperature = fit_temperature(answer, label)
     found: dict[str, Any] = {"labels": len(label)}
     for when, value in (("before", 1.0), ("after", temperature)):
@@ -161,13 +161,12 @@ def _answers(
     trained: Trained,
     patches: PatchSet,
     which: NDArray[np.int64],
-    batch_size: int,
     generator: np.random.Generator,
 ) -> tuple[Tensor, Tensor]:
     """Logits and labels as `fit_temperature` takes them, on the CPU; of some pixels each batch."""
     statistics = trained.facts["statistics"]
     batches = Batches(
-        patches, which, batch_size=batch_size, device=trained.device.type, **statistics
+        patches, which, batch_size=trained.batch_size, device=trained.device.type, **statistics
     )
     each = max(1, LABELS // max(1, len(which)))
     answers, labels = [], []

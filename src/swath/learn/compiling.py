@@ -34,6 +34,7 @@ def compiled(
     *,
     precision: str,
     force: bool,
+    required: bool,
     steps: int,
 ) -> Forward | None:
     """The forward pass of a network, compiled for batches as `image`; None where it does not pay.
@@ -51,10 +52,11 @@ def compiled(
         image: a batch, (batch, band, y, x).
         precision: bf16 or fp32.
         force: compile, whatever it costs and gains.
+        required: whether it is an error that it cannot be compiled.
         steps: of the whole run.
 
     Raises:
-        RunError: it is forced, and cannot be.
+        RunError: it is required, and cannot be.
     """
     with _untouched(network, image):
         # The first step of a device takes longer than any other.
@@ -66,8 +68,8 @@ def compiled(
         try:
             step_s(fast, network, image, precision)
         except Exception as failed:
-            reason = str(failed).strip().splitlines()[0]
-            if not force:
+            reason = (str(failed).strip() or type(failed).__name__).splitlines()[0]
+            if not required:
                 log.info("a step is not compiled: %s", reason)
                 return None
             raise RunError(

@@ -42,6 +42,28 @@ def enough_memory(batch_size: int, step: Callable[[int], None]) -> Iterator[None
         ) from None
 
 
+@contextmanager
+def room_for(what: str) -> Iterator[None]:
+    """Turn what is raised for want of memory into one line, where nothing is trained.
+
+    Args:
+        what: that which there is no room for.
+
+    Raises:
+        RunError: the block ran out of memory.
+    """
+    try:
+        yield
+    except Exception as failed:
+        if not _may_be_want_of_memory(failed):
+            raise
+        raise RunError(
+            f"has too little memory for {what}",
+            where=torch.cuda.get_device_name() if torch.cuda.is_initialized() else "this machine",
+            mend="run it where there is more; CUDA_VISIBLE_DEVICES= leaves a GPU alone",
+        ) from None
+
+
 def _largest_that_fits(batch_size: int, step: Callable[[int], None]) -> int:
     """The first of batch_size / 2, / 4, … with which a step has room; 0 where none has."""
     while batch_size := batch_size // 2:

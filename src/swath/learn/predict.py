@@ -17,12 +17,16 @@ from swath.data.patchset import PatchSet
 from swath.errors import RunError
 from swath.learn.answers import Answer, are_several, decided, joined
 from swath.learn.batches import Batches
+from swath.learn.memory import room_for
 from swath.learn.tasks import in_unit
-from swath.learn.train import load
+from swath.learn.train import BF16_LEAST_PX, load
 
 log = logging.getLogger(__name__)
 
 Precision = Literal["auto", "bf16", "fp32"]
+
+MOST_PATCHES = 128
+"""That a network is given together; more are not faster."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,11 @@ class Trained:
     device: torch.device
     precision: str
     """`bf16` or `fp32`."""
+
+    @property
+    def batch_size(self) -> int:
+        """Patches that it is given together: no more than there was room for in training."""
+        return min(MOST_PATCHES, self.facts.get("batch_size", MOST_PATCHES))
 
     def __call__(self, image: Tensor) -> Tensor:
         """Its answer to images (batch, band, y, x): (batch, class[, y, x]), before the softmax."""
@@ -73,6 +82,8 @@ def opened(model: Path, precision: Precision = "auto") -> Trained:
     trained = Trained(network.to(device), facts, device, chosen)
     if precision == "auto" and chosen == "bf16" and device.type == "cpu":
         side_px = facts["data"].get("size_px", 128)
+        if side_px < BF16_LEAST_PX:
+            return replace(trained, precision="fp32")
         image = torch.zeros(1, len(facts["bands"]), side_px, side_px)
         both = [replace(trained, precision=name) for name in ("bf16", "fp32")]
         return min(both, key=lambda one: least_seconds(one, image))
@@ -90,15 +101,15 @@ def least_seconds(trained: Trained, image: Tensor, passes: int = 2) -> float:
     return min(times)
 
 
-def predict_patches(
-    model: Path, patches: PatchSet, which: NDArray[np.int64], *, batch_size: int = 128
-) -> Answer:
+def predict_patches(model: Path, patches: PatchSet, which: NDArray[np.int64]) -> Answer:
     """What the network says of patches: classes, of several labels each by itself, or numbers.
 
     Raises:
         RunError: the model knows other bands or classes than the patch set, or another kind of
-            labels.
+            labels; there are no patches, or too little memory.
     """
+    if not len(which):
+        raise RunError("no patch is to be predicted", where="split", mend="give test a share")
     trained = opened(model)
     facts = trained.facts
     for what, known, given in (
@@ -126,10 +137,12 @@ def predict_patches(
         )
     say = _numbers if facts.get("scale") else _several if labels == "several" else _likeliest
     batches = Batches(
-        patches, which, batch_size=batch_size, device=trained.device.type, **facts["statistics"]
-    )
+        patches, which, batch_size=trained.batch_size, device=trained.device.type,
+        **facts["statistics"],
+    )  # fmt: skip
     start = time.perf_counter()
-    answers = [say(trained, image) for image, _ in batches]
+    with room_for(f"batches of {trained.batch_size} patches"):
+        answers = [say(trained, image) for image, _ in batches]
     seconds = time.perf_counter() - start
     log.info(
         "%d patches in %.2f s (%s): %.0f patches/s",

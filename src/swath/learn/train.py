@@ -12,7 +12,6 @@ import json
 import logging
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -131,11 +130,17 @@ def train(
     place = _place(processes, device, trainer["batch_size"])
     numbers = {part: _members(parts, part) for part in ("train", "val")}
     learns = _task(task, patches, numbers["train"])
+    if patches.facts["labels"] != "several" and not patches.contents[numbers["val"]].sum():
+        raise RunError(
+            "the part val has no label", where="split", mend="give it patches that have some"
+        )
     augment, keep = trainer["augment"], trainer["keep"]
+    threads = torch.get_num_threads()
     seed_everything(seed, verbose=False)
     network = build(model, len(statistics["mean"]), len(patches.classes))
     _can_be_augmented(patches, augment, trainer["tta"])
-    for side_px in {patches.image.shape[-1], augment["crop_px"] or patches.image.shape[-1]}:
+    sides_px = {patches.image.shape[-1], augment["crop_px"] or patches.image.shape[-1]}
+    for side_px in sides_px:
         _fits(network, model["name"], learns, patches, side_px)
     what = {
         "model": model,
@@ -150,9 +155,9 @@ def train(
     run = {**what, "optim": optim, "trainer": lasting, "seed": seed, "code": code}
     with (
         stop.listening(),
-        alone(state, stop) if place.first else nullcontext(),
         with_others(place, command),
         joined(place, device, [state.name, code, seed]) as together,
+        alone(state, stop, together),
     ):
         progress = Progress(state, together)
         shuffle = progress.fixed("shuffle", lambda: _shuffle(trainer, patches, numbers["train"]))
@@ -167,7 +172,11 @@ def train(
         batches = training(batch_size=trainer["batch_size"])
         validation = Batches(patches, numbers["val"], batch_size=trainer["batch_size"], **given)
         with enough_memory(trainer["batch_size"], _one_step(network, learns, training)):
-            fastest = functools.cache(lambda: _fastest(network, batches, device, trainer))
+            ways = _ways(network, device, trainer, sides_px)
+            # None yet, or what was chosen on another device and does harm on this one.
+            if (progress.facts.get("precision"), progress.facts.get("channels_last")) not in ways:
+                progress.forget("precision", "channels_last")
+            fastest = functools.cache(lambda: _fastest(network, batches, device, ways))
             precision = progress.fixed("precision", lambda: fastest()[0])
             channels_last = progress.fixed("channels_last", lambda: fastest()[1])
             learner = _Learner(
@@ -176,6 +185,7 @@ def train(
             kept = what | {
                 "precision": precision,
                 "channels_last": channels_last,
+                "batch_size": trainer["batch_size"],
                 "data": {key: patches.facts[key] for key in CARRIED if key in patches.facts},
             }
             attempt = Attempt(
@@ -205,16 +215,16 @@ def train(
                 default_root_dir=state,
             )
             if len(progress.history) < epochs and not early.is_due():
-                wanted = trainer["compile"]
-                if together.size == 1:
-                    wanted = progress.facts.get("compile", wanted)
-                learner.compile_steps(precision, wanted, given["device"])
+                before = progress.facts.get("compile") if together.size == 1 else None
+                learner.compile_steps(precision, trainer["compile"], before, given["device"])
                 progress.fixed("compile", lambda: learner.compiled is not None)
                 progress.begin_attempt()
                 last = state / "last.ckpt"
                 going_on = last if last.is_file() else None
                 lightning.fit(learner, batches, validation, ckpt_path=going_on, weights_only=True)
     history = pd.DataFrame(progress.history[:epochs])
+    device_name = _device_name(device)
+    torch.set_num_threads(threads)  # the other processes have ended
     return Outcome(
         history=history,
         best_epoch=int(history[learns.monitor].idxmax()) if keep == "best" else len(history) - 1,
@@ -223,7 +233,7 @@ def train(
             "parameters": sum(p.numel() for p in network.parameters()),
             "epochs": len(history),
             "seconds": float(history["seconds"].sum()),
-            "device": _device_name(device),
+            "device": device_name,
             "processes": place.size,
             "precision": precision,
             "channels_last": channels_last,
@@ -417,9 +427,19 @@ class _Learner(LightningModule):
         self.compiled: Forward | None = None
 
     def compile_steps(
-        self, precision: str, wanted: Literal["auto", True, False], device: str
+        self,
+        precision: str,
+        wanted: Literal["auto", True, False],
+        before: bool | None,
+        device: str,
     ) -> None:
         """Compile the forward pass of the training, where it is wanted or gains time.
+
+        Args:
+            precision: of the training.
+            wanted: `auto` weighs what it costs.
+            before: what an earlier attempt has come to; it stays, where this machine can.
+            device: of the training.
 
         Raises:
             RunError: it is wanted, and cannot be.
@@ -433,10 +453,11 @@ class _Learner(LightningModule):
                     mend="set it to auto or false, or give --processes 1",
                 )
             return
-        if wanted is not False:
+        if wanted is not False and before is not False:
             image = next(iter(self.batches))[0].contiguous(memory_format=self.format)
             self.compiled = compiled(
-                self.trained.to(device), image, precision=precision, force=wanted is True,
+                self.trained.to(device), image, precision=precision,
+                force=wanted is True or before is True, required=wanted is True,
                 steps=self.steps * self.accumulate,
             )  # fmt: skip
 
@@ -518,6 +539,15 @@ def _device(wanted: str) -> str:
     return "gpu" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
 
 
+def check_device(trainer: dict[str, Any], processes: int | None) -> None:
+    """Refuse what `train` would refuse of every run: a device or processes that are not there.
+
+    Raises:
+        RunError: naming what is asked for and what there is.
+    """
+    _place(processes, _device(trainer["device"]), trainer["batch_size"])
+
+
 def _place(processes: int | None, device: str, batch_size: int) -> Place:
     """Which process this is of those that train the run, with a GPU of its own where there are."""
     devices = torch.cuda.device_count() if device == "gpu" else 1
@@ -550,28 +580,36 @@ def _device_name(device: str) -> str:
     return f"CPU, {torch.get_num_threads()} threads"
 
 
-def _fastest(
-    network: nn.Module, batches: Batches, device: str, trainer: dict[str, Any]
-) -> tuple[str, bool]:
-    """Precision and whether channels lie last; what is `auto` of them is decided by the clock.
+def _ways(
+    network: nn.Module, device: str, trainer: dict[str, Any], sides_px: set[int]
+) -> list[tuple[str, bool]]:
+    """The pairs of a precision, and whether channels lie last, that a device may train in.
 
-    A CPU without bf16 instructions is far slower in bf16, and the layout that is faster in one
-    precision need not be so in the other: all pairs are timed. On a CPU channels do not lie last
-    where that would break its memory.
+    On a CPU channels do not lie last where that would break its memory, and patches of a few pixels
+    are not left to bf16.
     """
-    where = torch.device("cuda" if device == "gpu" else "cpu")
     precisions = ["fp32", "bf16"] if trainer["precision"] == "auto" else [trainer["precision"]]
     layouts = [False, True] if trainer["channels_last"] == "auto" else [trainer["channels_last"]]
-    if device == "cpu" and any(map(_overruns, network.modules())):
-        layouts = [False]
-    ways = list(itertools.product(precisions, layouts))
+    if device == "cpu":
+        if any(map(_overruns, network.modules())):
+            layouts = [False]
+        if trainer["precision"] == "auto" and min(sides_px) < BF16_LEAST_PX:
+            precisions = ["fp32"]
+    return list(itertools.product(precisions, layouts))
+
+
+def _fastest(
+    network: nn.Module, batches: Batches, device: str, ways: list[tuple[str, bool]]
+) -> tuple[str, bool]:
+    """The pair of precision and layout that is the fastest by the clock.
+
+    A CPU without bf16 instructions is far slower in bf16, and the layout that is faster in one
+    precision need not be so in the other: all pairs are timed.
+    """
     if len(ways) == 1:
         return ways[0]
+    where = torch.device("cuda" if device == "gpu" else "cpu")
     image = next(iter(batches))[0].to(where)
-    if trainer["precision"] == "auto" and device == "cpu" and min(image.shape[-2:]) < BF16_LEAST_PX:
-        ways = [way for way in ways if way[0] == "fp32"]
-    if len(ways) == 1:
-        return ways[0]
     before = {k: v.clone() for k, v in network.state_dict().items()}
     # In turn, and the best of each: what else the machine does meanwhile hits all alike.
     rounds = [[_time_step(network.to(where), image, *way) for way in ways] for _ in range(5)]

@@ -1,8 +1,9 @@
 """What is left of runs in state/, and which of it no result needs any more.
 
-A run keeps its last checkpoint when it has ended. Once its results are complete, nothing reads it;
-only where they are deleted would it save their training again. Nothing is told about a run from its
-own folder: it is needed for as long as no finished result names it.
+A run keeps its last checkpoint when it has ended. Once its results are complete, nothing reads it
+but a change that leaves the run the same and its results not: another `trainer.tta`, a study of
+more trials or rungs, or results that were deleted: then the run trains again. Nothing is told about
+a run from its own folder: it is needed for as long as no finished result names it.
 """
 
 from __future__ import annotations
