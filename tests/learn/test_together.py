@@ -291,7 +291,9 @@ def test_every_patch_is_loaded_once_an_epoch(verb: Verb) -> None:
         [list(map(int, line.split())) for line in (verb.folder / f"loaded-{rank}").open()]
         for rank in (0, 1)
     ]
-    assert sorted(loaded[0].pop()) == parts[1], "at the end the first asks them for a temperature"
+    asked = [loaded[0].pop() for _ in range(steps[1])]
+    assert sorted(chain(*asked)) == parts[1], "at the end the first asks them for a temperature"
+    assert max(map(len, asked)) == BATCH, "no more together than were trained"
     assert [len(each) for each in loaded] == [EPOCHS * sum(steps)] * 2
     orders = []
     for epoch in range(EPOCHS):
