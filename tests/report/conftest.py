@@ -87,7 +87,7 @@ def _raster(path: Path, bands: np.ndarray, scene: int, colours: tuple[str, ...] 
         "dtype": bands.dtype,
         "crs": f"EPSG:{32632 + scene % 2}",
         "transform": from_origin(500_000 + 90_000 * scene, 5_300_000, 10, 10),
-        "nodata": 255 if bands.dtype == np.uint8 else 0,
+        "nodata": {"uint8": 255, "float32": np.nan}.get(bands.dtype.name, 0),
     }
     with rasterio.open(path, "w", **profile) as raster:
         raster.write(bands)
@@ -395,9 +395,25 @@ def _maps(
     folder: Path, shape: Shape, run: str, patches: PatchSet, rng: np.random.Generator
 ) -> None:
     target, scenes = folder / "maps" / run, []
-    for scene in range(shape.scenes if patches.facts["labels"] == "pixel" else 0):
+    of_numbers = bool(patches.facts.get("target"))
+    for scene in range(shape.scenes if patches.facts["labels"] == "pixel" or of_numbers else 0):
         with rasterio.open(folder / "scenes" / f"s{scene}_truth.tif") as raster:
             truth = raster.read(1)
+        if of_numbers:
+            true = gaussian_filter((truth == 1).astype(np.float32), 2)
+            true[:9] = np.nan
+            off = 0.1 * gaussian_filter(rng.normal(size=true.shape), 2).astype(np.float32)
+            _raster(target / f"s{scene}_truth.tif", true, scene)
+            _raster(target / f"s{scene}_numbers.tif", true + off, scene)
+            scenes.append(
+                {
+                    "scene": f"s{scene}",
+                    "numbers": f"s{scene}_numbers.tif",
+                    "truth": f"s{scene}_truth.tif",
+                    "image": [str(folder / "scenes" / f"s{scene}_image.tif")],
+                }
+            )
+            continue
         mapped = _noisy(truth, 0.15, len(shape.classes), rng)
         sure = (gaussian_filter(rng.normal(size=truth.shape), 3) * 200 + 75).clip(0, 100)
         _raster(target / f"s{scene}_classes.tif", mapped, scene, shape.colours)

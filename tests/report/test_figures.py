@@ -46,6 +46,13 @@ def test_every_figure_is_drawn_for_one_task_at_least(
     assert drawn == set(FIGURES)
 
 
+def test_numbers_are_shaded_between_their_bounds_and_nan_is_transparent() -> None:
+    shaded = figures._shaded(np.array([[0.0, 5.0, 10.0, 99.0, np.nan]]), 0.0, 10.0, "viridis")[0]
+    low, middle, high = (tuple(shaded[k]) for k in range(3))
+    assert len({low, middle, high}) == 3 and tuple(shaded[3]) == high
+    assert shaded[4, 3] == 0 and (shaded[:4, 3] == 255).all()
+
+
 def test_figures_are_numbered_in_the_order_of_the_page(segmentation: Path) -> None:
     drawn = page.drawn_figures(read_experiment(segmentation))
     numbers = [figure.number for each in drawn.values() for figure in each]
