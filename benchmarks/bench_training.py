@@ -249,7 +249,9 @@ def compiling_gains(given: dict[str, Any], rounds: int) -> tuple[float, float, f
     image = image.contiguous(memory_format=layout)
     start = time.perf_counter()
     precision = trainer["precision"]
-    fast = compiling.compiled(network, image, precision=precision, force=True, steps=1)
+    fast = compiling.compiled(
+        network, image, precision=precision, force=True, required=True, steps=1
+    )
     cost_s = time.perf_counter() - start
     assert fast is not None
     ways: tuple[compiling.Forward, ...] = (network, fast)
