@@ -794,7 +794,7 @@ class _Sheets:
         """Plain files of full size with all that they say of themselves."""
         shutil.rmtree(self.place, ignore_errors=True)
         self.place.mkdir(parents=True)
-        profiles = self._profiles()
+        profiles, rasters = self._profiles(), self._rasters()
         needed = sum(
             p["count"] * p["height"] * p["width"] * np.dtype(p["dtype"]).itemsize
             for p in profiles.values()
@@ -805,10 +805,10 @@ class _Sheets:
             path = self.place / f"{kind}.tif"
             profile |= {"driver": "GTiff", "interleave": "band", "bigtiff": "if_safer"}
             with rasterio.open(path, "w", **profile) as file:
-                if kind == "image":
-                    file.descriptions = tuple(self.rgb)
+                if kind in rasters:
+                    rasters[kind].describe(file)
                 else:
-                    self._rasters()[kind].describe(file)
+                    file.descriptions = tuple(self.rgb)
 
     def _reopen(self) -> None:
         self.open = {

@@ -33,9 +33,8 @@ def enough_memory(batch_size: int, step: Callable[[int], None]) -> Iterator[None
         size = _largest_that_fits(batch_size, step)
         if not size and not isinstance(failed, torch.OutOfMemoryError | MemoryError):
             raise
-        device = torch.cuda.get_device_name() if torch.cuda.is_initialized() else "this machine"
         raise RunError(
-            f"{device} has too little memory for batches of {batch_size}"
+            f"{_where()} has too little memory for batches of {batch_size}"
             + (f"; {size} fit" if size else ", and for one patch"),
             where=f"trainer.batch_size={batch_size}",
             mend=f"set trainer.batch_size={size}" if size else "take a smaller model or patches",
@@ -59,9 +58,14 @@ def room_for(what: str) -> Iterator[None]:
             raise
         raise RunError(
             f"has too little memory for {what}",
-            where=torch.cuda.get_device_name() if torch.cuda.is_initialized() else "this machine",
+            where=_where(),
             mend="run it where there is more; CUDA_VISIBLE_DEVICES= leaves a GPU alone",
         ) from None
+
+
+def _where() -> str:
+    """Whose memory it is."""
+    return torch.cuda.get_device_name() if torch.cuda.is_initialized() else "this machine"
 
 
 def _largest_that_fits(batch_size: int, step: Callable[[int], None]) -> int:
