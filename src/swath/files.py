@@ -42,18 +42,21 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def whole(path: Path, *, synced: bool = True) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place, synced, if the block succeeds.
 
     The suffix is kept, since some writers choose a format by it. Nothing stays after a failure.
+    Without `synced` it is whole whatever becomes of the process, and not after a power cut.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         yield part
-        _sync(part)
+        if synced:
+            _sync(part)
         os.replace(part, path)
-        _sync(path.parent)
+        if synced:
+            _sync(path.parent)
     except Exception as failed:
         # Not every library that writes says that the disk is full; some lose the reason.
         full = shutil.disk_usage(path.parent).free < _BLOCK
@@ -64,15 +67,15 @@ def whole(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, synced: bool = True) -> None:
     """Write `text` to `path`, atomically."""
-    with whole(path) as part:
+    with whole(path, synced=synced) as part:
         part.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, synced: bool = True) -> None:
     """Write a value as indented JSON, atomically."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
+    write_text(path, json.dumps(value, indent=2) + "\n", synced=synced)
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.plugins import TorchCheckpointIO
 from torch import Tensor
 
-from swath.errors import RunError, StoppedError
+from swath.errors import DataError, RunError, StoppedError
 from swath.files import read_json, whole, write_json
 from swath.learn.batches import Batches
 from swath.learn.optim import has_stalled
@@ -39,6 +39,8 @@ from swath.learn.together import Together
 
 log = logging.getLogger(__name__)
 
+SHORT_S = 1.0
+"""What took less is not saved out of turn: the disk would take longer than to train it again."""
 LOOK_STEPS = 50
 """Steps after which the losses are looked at: each look waits for the device."""
 SPARE_S = 60.0
@@ -182,21 +184,60 @@ class Progress:
     Args:
         state: the run's folder.
         together: the processes that train it; all have what the first has.
+        shared: a folder in which runs that are to be compared keep what the clock has decided for
+            the first of them; None shares nothing.
     """
 
-    def __init__(self, state: Path, together: Together) -> None:
-        self.path, self.together = state / "progress.json", together
-        found = together.first and self.path.is_file()
-        saved = together.told(read_json(self.path) if found else {})[0]
+    def __init__(self, state: Path, together: Together, shared: Path | None = None) -> None:
+        self.path, self.together, self.shared = state / "progress.json", together, shared
+        saved = together.told(self._saved() if together.first else {})[0]
         self.history: list[dict[str, float]] = saved.get("history", [])
         self.facts: dict[str, Any] = saved.get("facts", {"attempts": 0})
 
-    def fixed(self, name: str, decide: Callable[[], Any]) -> Any:
-        """A fact as the first attempt decided it."""
+    def fixed(self, name: str, decide: Callable[[], Any], alike: Any = None) -> Any:
+        """A fact as the first attempt decided it, or the first of all runs that are alike.
+
+        Args:
+            name: of the fact.
+            decide: decides it.
+            alike: what is the same in runs that share it, where runs share anything.
+        """
         if name not in self.facts:
-            decided = decide() if self.together.first else None
+            decided = None
+            if self.together.first:
+                decided = self.decided(name, alike)
+                decided = self._share(name, decide(), alike) if decided is None else decided
             self.facts[name] = self.together.told(decided)[0]
         return self.facts[name]
+
+    def decided(self, name: str, alike: Any) -> Any:
+        """What was decided before, in this run or one that is alike; None where nothing was."""
+        if name in self.facts:
+            return self.facts[name]
+        if self.shared is None:
+            return None
+        file = self._file(self.shared, name, alike)
+        return read_json(file) if file.is_file() else None
+
+    def _share(self, name: str, decided: Any, alike: Any) -> Any:
+        """Let runs that are alike have it, too; where another was faster, what that has decided."""
+        if self.shared is None:
+            return decided
+        file = self._file(self.shared, name, alike)
+        own = file.with_suffix(f".{os.getpid()}")
+        write_json(own, decided)
+        try:
+            os.link(own, file)  # unlike renaming, it fails where there is one
+        except FileExistsError:
+            decided = read_json(file)
+        finally:
+            own.unlink()
+        return decided
+
+    @staticmethod
+    def _file(shared: Path, name: str, alike: Any) -> Path:
+        form = json.dumps(alike, sort_keys=True, default=str).encode()
+        return shared / f"{name}-{xxhash.xxh3_64_hexdigest(form)}.json"
 
     def forget(self, *names: str) -> None:
         """Let facts be decided anew, by this attempt."""
@@ -206,12 +247,23 @@ class Progress:
     def begin_attempt(self) -> None:
         """Count one more attempt."""
         self.facts["attempts"] += 1
-        self.save()
+        self.save(synced=False)
 
-    def save(self) -> None:
+    def save(self, *, synced: bool = True) -> None:
         """Write it, for people and for the next attempt."""
         if self.together.first:
-            write_json(self.path, {"facts": self.facts, "history": self.history})
+            write_json(self.path, {"facts": self.facts, "history": self.history}, synced=synced)
+
+    def _saved(self) -> dict[str, Any]:
+        """What an earlier attempt has written; of what a power cut has broken, nothing."""
+        if not self.path.is_file():
+            return {}
+        try:
+            saved: dict[str, Any] = read_json(self.path)
+        except DataError as broken:
+            log.warning("%s; it is made anew from the checkpoint", broken.fault)
+            return {}
+        return saved
 
 
 class ProvenCheckpoints(TorchCheckpointIO):
@@ -341,6 +393,10 @@ class Attempt(Callback):
         self.looked_to = 0
         self.trained: dict[str, Tensor] = {}
         self.validated: list[Tensor] = []
+        # Weights of the network to keep: of the epoch that ends, and of an earlier one that is in a
+        # checkpoint and not yet in a file of its own.
+        self.better: dict[str, Tensor] | None = None
+        self.kept: dict[str, Tensor] | None = None
         # When the epoch began, the last step ended and the last checkpoint was written.
         self.began = self.ticked = self.saved = time.monotonic()
         self.longest_step_s = self.longest_save_s = 0.0
@@ -354,6 +410,7 @@ class Attempt(Callback):
             "history": json.dumps(self.progress.history),
             "position": self.position,
             "sums": self.trained,
+            "kept": self.kept,
             "seconds": time.monotonic() - self.began,
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state() if cuda else None,
@@ -362,6 +419,7 @@ class Attempt(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The checkpoint decides: a kill may have come between it and the progress file."""
         self.progress.history = json.loads(state_dict["history"])
+        self.kept = state_dict["kept"]
         self.left = state_dict
 
     def on_save_checkpoint(
@@ -374,7 +432,7 @@ class Attempt(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on where the last attempt stood."""
         self.stop.listen()  # Lightning has taken the signals
-        epoch, batch = self.left.get("position", (0, 0))
+        epoch, batch = self.position = self.left.get("position", (0, 0))
         if self._is_to_stop():
             raise self._stopped("before its first step")
         self.together.agree("a checkpoint of (epoch, step)", (epoch, batch))
@@ -501,10 +559,10 @@ class Attempt(Callback):
         history = self.progress.history
         best = max((old[self.monitor] for old in history), default=-math.inf)
         history.append(row)
-        if (self.keep == "last" or row[self.monitor] > best) and self.together.first:
-            with whole(self.state / "best.ckpt") as part:
-                weights = learner.network.state_dict()
-                torch.save({"weights": weights, "facts": json.dumps(self.facts)}, part)
+        if self.keep == "last" or row[self.monitor] > best:
+            self.better = (
+                learner.network.state_dict()
+            )  # in validation; the average, if there is one
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the epoch and save the run."""
@@ -514,8 +572,33 @@ class Attempt(Callback):
             row["epoch"] + 1, trainer.max_epochs, row["train/loss"], row["val/loss"],
             self.monitor, row[self.monitor], row["images_per_s"],
         )  # fmt: skip
-        self._save(trainer, pl_module, trainer.current_epoch + 1, 0)
-        self.progress.save()
+        due = time.monotonic() - self.saved >= SHORT_S
+        if self.better is not None and self.together.first:
+            if due:
+                self._write_kept(self.better)
+            else:
+                self.kept = {name: value.cpu().clone() for name, value in self.better.items()}
+        self.better = None
+        if due:
+            self._save(trainer, pl_module, trainer.current_epoch + 1, 0)
+            self.progress.save()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save what the last epochs have left unsaved."""
+        if self.position != (len(self.progress.history), 0):
+            self._save(trainer, pl_module, len(self.progress.history), 0)
+            self.progress.save(synced=False)
+
+    def finish(self) -> None:
+        """Write the network to keep where it is in the checkpoint alone."""
+        if self.kept is not None and self.together.first:
+            self._write_kept(self.kept)
+            self.progress.save()
+
+    def _write_kept(self, weights: dict[str, Tensor]) -> None:
+        with whole(self.state / "best.ckpt") as part:
+            torch.save({"weights": weights, "facts": json.dumps(self.facts)}, part)
+        self.kept = None
 
     # ---- saving, and never what is broken ----
 

@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from pytorch_lightning import LightningModule, Trainer, seed_everything
 from pytorch_lightning.plugins.environments import LightningEnvironment  # type: ignore[attr-defined]
+from pytorch_lightning.trainer.connectors import callback_connector
 from torch import Tensor, nn
 
 from swath import registry
@@ -92,6 +93,7 @@ def train(
     code: str = "",
     processes: int | None = 1,
     command: Sequence[str] = (),
+    measured: Path | None = None,
     model: dict[str, Any],
     task: dict[str, Any],
     optim: dict[str, Any],
@@ -105,13 +107,16 @@ def train(
         statistics: mean and std of each band over the training part.
         state: the run's own folder, empty or left by an earlier attempt.
         seed: of weights, order and augmentation.
-        until_epoch: stop after this epoch of the schedule; None goes to its end.
+        until_epoch: stop after this epoch of the schedule, without a file of the network that is
+            kept; None goes to its end.
         deadline: when this process will be ended, in seconds since 1970; it stops before.
         code: fingerprint of the code; a checkpoint of other code is refused.
         processes: that train together, each a share of every batch, each on a GPU of its own; None
             is as many as were started, or one a GPU. Where none but this one was started, the
             others are, on this machine. What is learnt does not depend on it.
         command: starts another process that calls this again, with the same arguments.
+        measured: a folder that runs share which are to be compared: what the clock decides for one
+            of a form and device is so for all.
         model: name and settings of the network.
         task: name and settings of the task.
         optim: name and settings of the optimizer, and the schedule.
@@ -159,7 +164,7 @@ def train(
         joined(place, device, [state.name, code, seed]) as together,
         alone(state, stop, together),
     ):
-        progress = Progress(state, together)
+        progress = Progress(state, together, measured)
         shuffle = progress.fixed("shuffle", lambda: _shuffle(trainer, patches, numbers["train"]))
         given = what["statistics"] | {
             "device": "cuda" if device == "gpu" else "cpu",
@@ -176,9 +181,10 @@ def train(
             # None yet, or what was chosen on another device and does harm on this one.
             if (progress.facts.get("precision"), progress.facts.get("channels_last")) not in ways:
                 progress.forget("precision", "channels_last")
+            form = [model, sorted(sides_px), trainer["batch_size"], ways, _device_name(device)]
             fastest = functools.cache(lambda: _fastest(network, batches, device, ways))
-            precision = progress.fixed("precision", lambda: fastest()[0])
-            channels_last = progress.fixed("channels_last", lambda: fastest()[1])
+            precision = progress.fixed("precision", lambda: fastest()[0], form)
+            channels_last = progress.fixed("channels_last", lambda: fastest()[1], form)
             learner = _Learner(
                 network, learns, optim, trainer, batches, validation, channels_last, together
             )
@@ -194,6 +200,7 @@ def train(
                 together=together,
             )  # fmt: skip
             early = EarlyStop(progress, learns.monitor, trainer["early_stopping"])
+            checkpoints, last = ProvenCheckpoints(run), state / "last.ckpt"
             epochs = min(until_epoch or trainer["epochs"], trainer["epochs"])
             lightning = Trainer(
                 accelerator=device,
@@ -211,17 +218,22 @@ def train(
                 # The one that stops looks at what the one that saves has written.
                 callbacks=[attempt, early],
                 # Slurm's variables alone would have Lightning think otherwise.
-                plugins=[LightningEnvironment(), ProvenCheckpoints(run)],
+                plugins=[LightningEnvironment(), checkpoints],
                 default_root_dir=state,
             )
             if len(progress.history) < epochs and not early.is_due():
-                before = progress.facts.get("compile") if together.size == 1 else None
+                form = [*form, precision, channels_last, trainer["compile"], learner.steps]
+                before = progress.decided("compile", form) if together.size == 1 else None
                 learner.compile_steps(precision, trainer["compile"], before, given["device"])
-                progress.fixed("compile", lambda: learner.compiled is not None)
+                progress.fixed("compile", lambda: learner.compiled is not None, form)
                 progress.begin_attempt()
-                last = state / "last.ckpt"
                 going_on = last if last.is_file() else None
                 lightning.fit(learner, batches, validation, ckpt_path=going_on, weights_only=True)
+            elif until_epoch is None and last.is_file():
+                saved = checkpoints.load_checkpoint(last)
+                attempt.load_state_dict(saved["callbacks"][attempt.state_key])
+            if until_epoch is None:
+                attempt.finish()
     history = pd.DataFrame(progress.history[:epochs])
     device_name = _device_name(device)
     torch.set_num_threads(threads)  # the other processes have ended
@@ -642,7 +654,13 @@ def _settings(section: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in section.items() if k != "name"}
 
 
+@functools.cache
 def _quieten() -> None:
-    """Lightning's hints on workers and devices do not apply: batches come from a memory map."""
+    """Lightning's hints on workers and devices do not apply: batches come from a memory map.
+
+    Nor do callbacks of other packages, for which it would look through all that are installed,
+    8 ms for each run.
+    """
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
+    callback_connector._load_external_callbacks = lambda group: []  # type: ignore[attr-defined]
