@@ -23,7 +23,8 @@ ALLOWED: dict[str, set[str]] = {
     "launch": {"errors"},
     "registry": {"errors"},
     "settings": {"registry", "errors", "data"},
-    "plan": {"settings", "registry", "data", "files", "errors"},
+    # Of a study its shape and its space, which are known before it runs.
+    "plan": {"settings", "registry", "data", "files", "errors", "study"},
     "data": GROUND,
     "split": GROUND | {"data"},
     "learn": GROUND | {"data"},

@@ -8,6 +8,7 @@ reads means something else.
 from __future__ import annotations
 
 import ast
+import copy
 import functools
 import hashlib
 import json
@@ -16,13 +17,14 @@ import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
 from swath import registry, settings
 from swath.errors import ConfigError, nearest
 from swath.files import write_text
+from swath.study import rungs, space
 
 PACKAGE = Path(__file__).parent
 
@@ -61,11 +63,25 @@ STAGES = {
     "infer": Stage((), ("swath.learn.predict",)),
     "map": Stage(("data", "patches", "maps"), ("swath.learn.mapping",)),
     "mosaic": Stage((), ("swath.data.mosaic",)),
-    "propose": Stage(("sweep",), ("swath.study.space",)),
+    "propose": Stage(("sweep", "task"), ("swath.study.space", "swath.study.rungs")),
     "trials": Stage(
-        ("sweep", "model", "task", "optim", "trainer"), ("swath.learn.train", "swath.study.rungs")
+        ("sweep", "model", "task", "optim", "trainer"),
+        ("swath.learn.train", "swath.learn.trials", "swath.study.rungs"),
     ),
-    "best": Stage(("sweep",), ("swath.study.rungs",)),
+    "worker": Stage(
+        ("sweep", "model", "task", "optim", "trainer"),
+        ("swath.learn.train", "swath.learn.trials", "swath.study.journal"),
+    ),
+    "best": Stage(
+        ("sweep", "model", "task", "optim", "trainer"),
+        ("swath.study.rungs", "swath.study.journal"),
+    ),
+    "final": Stage(
+        ("sweep", "model", "task", "optim", "trainer"),
+        ("swath.learn.train", "swath.learn.trials", "swath.study.rungs"),
+    ),
+    "elect": Stage(("sweep", "model", "task", "optim", "trainer"), ("swath.study.rungs",)),
+    "conclude": Stage((), ("swath.study.rungs",)),
     "track": Stage(("tracking",), ("swath.report.tracking",)),
     "report": Stage((), ("swath.report.page",)),
 }
@@ -118,7 +134,7 @@ class Experiment:
     @property
     def has_study(self) -> bool:
         """Whether the experiment sweeps over a search space."""
-        return bool(self.sections["sweep"]["trials"])
+        return bool(self.sections["sweep"]["space"])
 
     @property
     def has_scenes(self) -> bool:
@@ -199,8 +215,41 @@ def write_sections(experiment: Experiment, folder: Path) -> list[str]:
     """Write `<folder>/<section>.yaml` where its text changed; gives the sections that did."""
     changed = unwritten(experiment, folder)
     for section in changed:
-        write_text(folder / f"{section}.yaml", _text(experiment.sections[section]))
+        write_section(folder / f"{section}.yaml", experiment.sections[section])
     return changed
+
+
+def write_section(path: Path, values: dict[str, Any]) -> None:
+    """Write a section file."""
+    write_text(path, _text(values))
+
+
+def as_experiment(
+    name: str, what: str, params: dict[str, Any], sections: dict[str, dict[str, Any]]
+) -> str:
+    """A file for conf/experiment: an experiment with a trial's values, and without a study.
+
+    Args:
+        name: the experiment.
+        what: what it is, for a reader.
+        params: the trial's values, by key.
+        sections: those of the trial, complete; where a name was varied, all of it is written.
+    """
+    named = {key.partition(".")[0] for key in params if key.endswith(".name")}
+    body = {section: without(sections[section], "name") for section in sections if section in named}
+    for key, value in params.items():
+        section, *path = key.split(".")
+        if section not in named:
+            inner = body.setdefault(section, {})
+            for part in path[:-1]:
+                inner = inner.setdefault(part, {})
+            inner[path[-1]] = value
+    chosen = [f"  - override /{key}: {sections[key]['name']}" for key in sections if key in named]
+    lines = [
+        "# @package _global_", f"# {what}", "defaults:", f"  - {name}", *chosen,
+        "  - override /sweep: none", "", _text(body),
+    ]  # fmt: skip
+    return "\n".join(lines)
 
 
 def unwritten(experiment: Experiment, folder: Path) -> list[str]:
@@ -263,15 +312,42 @@ def hash_of(*things: Any) -> str:
 def with_params(
     sections: dict[str, dict[str, Any]], params: dict[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    """The sections with a trial's values (`optim.lr` -> 0.01) in their places, checked again."""
-    changed = {name: dict(values) for name, values in sections.items()}
-    for key, value in params.items():
-        section, _, rest = key.partition(".")
-        if section not in changed or not rest or rest not in changed[section]:
-            known = [f"{s}.{k}" for s, values in changed.items() for k in values]
+    """The sections with a trial's values (`optim.lr` -> 0.01) in their places, checked again.
+
+    Another `model.name` begins with that model's own settings, and likewise for task and optim.
+
+    Raises:
+        ConfigError: an unknown key, or a value that it does not take.
+    """
+    changed = copy.deepcopy(sections)
+    touched = {key.partition(".")[0] for key in params}
+    for key in sorted(params, key=lambda key: not key.endswith(".name")):
+        section, *path = key.split(".")
+        if section not in changed or not path or not settings.nested(changed[section], path):
+            known = [f"{s}.{k}" for s, values in changed.items() for k in _leaves(values)]
             raise ConfigError("unknown key", where=f"sweep.space.{key}", mend=nearest(key, known))
-        changed[section][rest] = value
-    return {name: settings.check(name, values) for name, values in changed.items()}
+        if path == ["name"] and params[key] != changed[section]["name"]:
+            shared = settings.Optim.model_fields if section == "optim" else {}
+            own = {name: value for name, value in changed[section].items() if name in shared}
+            changed[section] = settings.check(section, {**own, "name": params[key]})
+            continue
+        inner = changed[section]
+        for name in path[:-1]:
+            inner = inner[name]
+        inner[path[-1]] = params[key]
+    return {
+        name: settings.check(name, values) if name in touched else values
+        for name, values in changed.items()
+    }
+
+
+def _leaves(values: dict[str, Any], above: str = "") -> Iterable[str]:
+    """The keys of tables within tables, with dots."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}"
 
 
 # ---- overrides and checks -------------------------------------------------------------------
@@ -367,46 +443,195 @@ def _checked(
                 mend = nearest(str(section), settings.SECTIONS)
                 raise ConfigError("unknown section", where=str(section), mend=mend)
         sections = {s: settings.check(s, raw.get(s, {})) for s in settings.SECTIONS}
-        for key, dimension in sections["sweep"]["space"].items():
-            _check_dimension(sections, key, dimension)
+        check_sweep(sections)
     except ConfigError as wrong:
         raise complain(wrong) from None
     return sections
 
 
-def _check_dimension(
-    sections: dict[str, dict[str, Any]], key: str, dimension: dict[str, Any]
-) -> None:
-    """Both ends of a dimension must be values that the key takes."""
-    where = f"sweep.space.{key}"
+# ---- a study ----------------------------------------------------------------------------------
+
+VARIED = ("task", "model", "optim", "trainer")
+"""Sections whose keys a study may vary: those that a run reads."""
+NOT_VARIED = {
+    "trainer.epochs": "is the budget of the rungs (sweep.epochs)",
+    "trainer.device": "does not change what is learnt",
+    "trainer.checkpoint_minutes": "does not change what is learnt",
+    "trainer.tta": "does not change what is learnt",
+}
+MEASURED = {"regression": ("rmse", "mae", "bias")}
+"""What a task's validation writes beside what may be its monitor."""
+
+
+def check_sweep(sections: dict[str, dict[str, Any]]) -> None:
+    """Refuse a study that cannot be run; a grid is given its number of trials.
+
+    Raises:
+        ConfigError: an unknown key, an impossible range, an objective that no run writes, a budget
+            that yields no slot, or settings that do not go together.
+    """
+    sweep = sections["sweep"]
+    space_, sampler = sweep["space"], sweep["sampler"]
+    if not space_:
+        if sweep["trials"]:
+            raise ConfigError("names nothing to vary", where="sweep.space", mend="give it a key")
+        return
+    for key in space.ordered(space_):
+        _check_dimension(sections, key)
+    if sampler == "grid":
+        points = len(space.grid(space_))
+        if sweep["trials"] not in (0, points):
+            raise ConfigError(
+                f"is {sweep['trials']}, the grid has {points} points",
+                where="sweep.trials",
+                mend="leave it out, or choose another sampler",
+            )
+        sweep["trials"] = points
+    if not sweep["trials"]:
+        raise ConfigError("is 0, the space is not empty", where="sweep.trials", mend="give it")
+    _check_objectives(sections)
+    _check_budget(sweep)
+    several = sweep["objective"] is not None and not isinstance(sweep["objective"], str)
+    if sweep["mode"] == "async":
+        if sampler in ("grid", "sobol"):
+            raise ConfigError(
+                f"{sampler} has a plan, which the async mode has not",
+                where="sweep.sampler",
+                mend="choose random, tpe, gp or nsga2, or sweep.mode=static",
+            )
+        if several and len(sweep["objective"]) > 1 and sweep["pruner"] != "none":
+            raise ConfigError(
+                f"{sweep['pruner']} stops by one objective, there are several",
+                where="sweep.pruner",
+                mend="set it to none, or choose sweep.mode=static",
+            )
+
+
+def _check_objectives(sections: dict[str, dict[str, Any]]) -> None:
+    """Each objective must be what a run writes, and have one direction."""
+    sweep, task = sections["sweep"], sections["task"]
+    monitors = registry.entry("task", task["name"]).settings["monitor"][0]
+    measures = (*get_args(monitors), *MEASURED.get(task["name"], ()), "loss")
+    known = [f"val/{name}" for name in measures]
+    known += ["train/loss", "parameters", "seconds"]
+    given = sweep["objective"]
+    names = [given] if isinstance(given, str) else given or []
+    for name in names:
+        if name not in known:
+            raise ConfigError(
+                f"no run writes '{name}'", where="sweep.objective", mend=nearest(name, known)
+            )
+    if len(set(names)) < len(names):
+        raise ConfigError("names one twice", where="sweep.objective", mend="take one out")
+    ways = sweep["direction"]
+    if isinstance(ways, list) and len(ways) != max(1, len(names)):
+        raise ConfigError(
+            f"has {len(ways)} for {max(1, len(names))} objectives",
+            where="sweep.direction",
+            mend="give one for each",
+        )
+
+
+def _check_budget(sweep: dict[str, Any]) -> None:
+    """Each rung must have a slot."""
+    eta, rungs_ = sweep["eta"], sweep["rungs"]
+    size = max(rungs.generations(sweep))
+    what = "generation" if sweep["sampler"] in space.ADAPTIVE else "trials"
+    if sweep["mode"] == "static" and not all(rungs.slots(size, eta, rungs_)):
+        most = next(r for r, wide in enumerate(rungs.slots(size, eta, rungs_)) if not wide)
+        raise ConfigError(
+            f"{size} trials of which one in {eta} goes on leave none for rung {most + 1}",
+            where=f"sweep.{what if sweep['trials'] >= size and what in sweep else 'trials'}",
+            mend=f"give at least {eta ** (rungs_ - 1)}, or sweep.rungs={most}",
+        )
+    final = sweep["final"]
+    if final["best"] > sweep["trials"]:
+        raise ConfigError(
+            f"is {final['best']}, there are {sweep['trials']} trials",
+            where="sweep.final.best",
+            mend="give fewer",
+        )
+    for name in ("seeds", "folds"):
+        if len(set(final[name])) < len(final[name]):
+            raise ConfigError("names one twice", where=f"sweep.final.{name}", mend="take one out")
+
+
+def _check_dimension(sections: dict[str, dict[str, Any]], key: str) -> None:
+    """Both ends of a dimension must be values that the key takes, where the dimension is there."""
+    dimensions = sections["sweep"]["space"]
+    dimension, where = dimensions[key], f"sweep.space.{key}"
+    if key in NOT_VARIED:
+        raise ConfigError(NOT_VARIED[key], where=where, mend="take it out of the space")
+    section = key.partition(".")[0]
+    if section in settings.SECTIONS and section not in VARIED:
+        raise ConfigError(
+            "is no key of a run, whose data and split all trials of a study share",
+            where=where,
+            mend=f"make an experiment for each, or vary {', '.join(VARIED)}",
+        )
     if dimension["type"] == "choice":
         ends = dimension["choices"]
         if not ends:
             raise ConfigError("has no choices", where=where, mend="give choices: [a, b]")
+        if any(value in ends[:number] for number, value in enumerate(ends)):
+            raise ConfigError("has a choice twice", where=where, mend="take one out")
+        if dimension["log"] or dimension["step"]:
+            raise ConfigError("has choices, and log or step", where=where, mend="take them out")
     else:
         ends = [dimension["low"], dimension["high"]]
         if dimension["type"] == "float":
-            ends = [end if end is None else float(end) for end in ends]
+            for name in ("low", "high", "step"):
+                dimension[name] = None if dimension[name] is None else float(dimension[name])
+            ends = [dimension["low"], dimension["high"]]
+        elif any(isinstance(dimension[name], float) for name in ("low", "high", "step")):
+            raise ConfigError("is of whole numbers", where=where, mend="give some, or type float")
         if None in ends or ends[0] >= ends[1] or (dimension["log"] and ends[0] <= 0):
             raise ConfigError(
                 f"from {ends[0]} to {ends[1]} is no range",
                 where=where,
                 mend="give low < high (both above 0 with log)",
             )
-    searched = {s: sections[s] for s in ("task", "model", "optim", "trainer")}
+        if dimension["log"] and dimension["step"]:
+            raise ConfigError("has log and step", where=where, mend="take one of them out")
+        if dimension["step"] and dimension["step"] > ends[1] - ends[0]:
+            raise ConfigError(
+                f"a step of {dimension['step']} leaves the range", where=where, mend="step less"
+            )
+    searched = {name: sections[name] for name in VARIED}
     for value in ends:
         try:
-            with_params(searched, {key: value})
+            with_params(searched, {**_conditions(dimensions, key), key: value})
         except ConfigError as wrong:
-            raise ConfigError(wrong.what, where=where, mend=wrong.mend) from None
+            mend = f"{wrong.mend.rstrip('?')}, or set sweep=none"
+            raise ConfigError(wrong.what, where=where, mend=mend) from None
+
+
+def _conditions(dimensions: dict[str, dict[str, Any]], key: str) -> dict[str, Any]:
+    """Values of other dimensions for which one is there."""
+    found: dict[str, Any] = {}
+    for other, wanted in dimensions[key]["when"].items():
+        value = wanted[0] if isinstance(wanted, list) and wanted else wanted
+        found |= {**_conditions(dimensions, other), other: value}
+        if not space.is_value(dimensions[other], value):
+            raise ConfigError(
+                f"{other} never is {value!r}",
+                where=f"sweep.space.{key}.when",
+                mend="name one of its choices",
+            )
+    return found
 
 
 def _origin(conf: Path, key: str, given: list[str], choices: dict[str, str]) -> str:
     """Where a key was written: an override, or the file that holds it."""
-    for override in given:
-        written = override.partition("=")[0]
-        if f"{written}.".startswith(f"{key}.") or f"{key}.".startswith(f"{written}."):
-            return f'set="{override}"'
+    close = [
+        override
+        for override in given
+        for written in [override.partition("=")[0]]
+        if f"{written}.".startswith(f"{key}.") or f"{key}.".startswith(f"{written}.")
+    ]
+    # A key that was written decides before the group in which it lies.
+    if exact := [override for override in close if "." in override.partition("=")[0]] or close:
+        return f'set="{exact[-1]}"'
     group = key.split(".")[0]
     experiments = [conf / "experiment" / f"{choices['experiment']}.yaml"]
     for parent in yaml.safe_load(experiments[0].read_text(encoding="utf-8")).get("defaults", []):
@@ -431,14 +656,20 @@ def _holds(file: Path, key: str) -> bool:
         inside = key.split(".")[len(prefix.split(".")) :]
     else:
         return False
-    values: Any = yaml.safe_load(text)
-    for part in inside:
-        if not isinstance(values, dict):
-            return values is not None  # a value where there should be a table: the culprit
-        if part not in values:
-            return False
-        values = values[part]
-    return True
+    return _writes(yaml.safe_load(text), inside)
+
+
+def _writes(values: Any, path: list[str]) -> bool:
+    """Whether tables within tables have a key at this path, of which a key may hold dots."""
+    if not path:
+        return True
+    if not isinstance(values, dict):
+        return values is not None  # a value where there should be a table: the culprit
+    return any(
+        _writes(values[key], path[n:])
+        for n in range(1, len(path) + 1)
+        if (key := ".".join(path[:n])) in values
+    )
 
 
 def _first_lines(error: Exception) -> str:
@@ -457,8 +688,11 @@ def stage_code(stage: str, experiment: Experiment, lock: Path) -> str:
     if stage in ("scenes", "patches", "map"):
         layout = experiment.sections["data"]["layout"]["name"]
         modules.append(registry.entry("layout", layout).module)
-    if stage in ("train", "trials", "infer", "map"):
-        modules.append(registry.entry("model", experiment.sections["model"]["name"]).module)
+    if stage in ("train", "trials", "worker", "final", "infer", "map"):
+        names = [experiment.sections["model"]["name"]]
+        # A study may vary it; a run of any of them then is of one code.
+        names += experiment.sections["sweep"]["space"].get("model.name", {}).get("choices", [])
+        modules += [registry.entry("model", name).module for name in dict.fromkeys(names)]
     return fingerprint(*modules, lock=lock)
 
 

@@ -6,9 +6,12 @@ optim, split schemes) take their keys from the signature of what they name (`swa
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic_core import PydanticCustomError
 
 from swath import registry
 from swath.data.card import Card
@@ -163,30 +166,83 @@ class Scores(Section):
 
 
 class Dimension(Section):
-    """One dimension of a search space."""
+    """One dimension of a search space, e.g. `{float: [1e-4, 1e-2], log: true}`."""
 
     type: Literal["float", "int", "choice"]
     low: float | int | None = None
     high: float | int | None = None
     log: bool = False
+    """Whether the logarithm is uniform."""
+    step: Annotated[float | int, Field(gt=0)] | None = None
+    """Only multiples of it above `low`; a grid needs it of floats."""
     choices: list[Any] = []
+    when: dict[str, Any] = {}
+    """Other dimensions -> the choice, or the list of choices, for which this one is there."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _written_short(cls, values: Any) -> Any:
+        """`float: [low, high]`, `int: [low, high]` and `choice: [a, b]` as their long forms."""
+        kinds = [kind for kind in ("float", "int", "choice") if kind in values]
+        if "type" in values or not kinds:
+            return values
+        given, rest = values[kinds[0]], {k: v for k, v in values.items() if k != kinds[0]}
+        if kinds[0] == "choice":
+            return {"type": "choice", "choices": given, **rest}
+        if not isinstance(given, list | tuple) or len(given) != 2:
+            raise PydanticCustomError("range", "should be a range [low, high]")
+        return {"type": kinds[0], "low": given[0], "high": given[1], **rest}
+
+
+class Final(Section):
+    """The best trials of a study once more, over seeds and folds, before one of them wins."""
+
+    best: Whole = 0
+    """How many trials; 0 leaves it out."""
+    seeds: Annotated[list[Whole], Field(min_length=1)] = [0, 1, 2]
+    folds: Annotated[list[Whole], Field(min_length=1)] = [0]
 
 
 class Sweep(Section):
-    """A study: successive halving over a search space; no trials means no study."""
+    """A study: successive halving over a search space; no space means no study."""
 
+    mode: Literal["static", "async"] = "static"
+    """`static` has a plan that is known before it runs; in `async` mode workers share a journal and
+    each decides by what is known at that time."""
+    space: dict[str, Dimension] = {}
+    """Any key of the model, task, optim or trainer section -> its dimension."""
+    sampler: Literal["grid", "random", "sobol", "tpe", "gp", "nsga2"] = "random"
     trials: Whole = 0
-    sampler: Literal["random", "sobol"] = "random"
+    """How many; those of a grid are all its points, and need not be given."""
+    generation: Count = 8
+    """Trials that `tpe`, `gp` and `nsga2` propose at once, from all that is known by then."""
     seed: Whole = 0
+    """Of the sampler, and of the trials' runs."""
+    objective: str | Annotated[list[str], Field(min_length=1)] | None = None
+    """What is sought, one or several: columns of a run's history, `parameters` or `seconds`; null
+    is task.monitor of the validation part."""
+    direction: Literal["maximize", "minimize"] | list[Literal["maximize", "minimize"]] | None = None
+    """One for each objective; null minimizes losses, errors, parameters and seconds."""
     rungs: Count = 2
     eta: Annotated[int, Field(ge=2)] = 2
     """Of each rung, one in eta goes on."""
     epochs: Count = 1
     """Epochs of the first rung; each further rung trains eta times as long in all."""
-    trials_per_job: Count = 16
-    """Trials that one warm process trains one after another."""
-    space: dict[str, Dimension] = {}
-    """Any key of the model, task, optim or trainer section -> its dimension."""
+    minutes: Positive | None = None
+    """Wall time from the study's proposal on; trials that would begin later are skipped."""
+    trials_per_job: Count | Literal["auto"] = "auto"
+    """Trials that one warm process trains one after another; `auto` by what they took before."""
+    threads: Count = 1
+    """Cores of each job: what a small network gains from a second one is less than a second job
+    does. On a cluster, also what feeds a GPU."""
+    side_by_side: Count = 1
+    """Trials of a job that run at the same time, each in a process: on a GPU that none of them
+    fills, or on some of the job's cores."""
+    workers: Count = 2
+    """Jobs of the async mode."""
+    pruner: Literal["asha", "hyperband", "median", "none"] = "asha"
+    """Which trials of the async mode stop at a rung."""
+    final: Final = Final()
 
 
 class Tracking(Section):
@@ -248,6 +304,15 @@ def check(section: str, values: Any) -> dict[str, Any]:
     return _check_named(section, section, values, shared=Optim if section == "optim" else Section)
 
 
+def nested(values: dict[str, Any], path: Sequence[str]) -> bool:
+    """Whether there is a key at this path of tables within tables."""
+    for key in path:
+        if not isinstance(values, dict) or key not in values:
+            return False
+        values = values[key]
+    return True
+
+
 def _check_split(values: dict[str, Any]) -> dict[str, Any]:
     schemes = {k: v for k, v in values.items() if k != "allow_leaks"}
     if not schemes:
@@ -276,11 +341,16 @@ def _check_named(
     """The name and settings of what is registered, with the keys that its whole kind shares."""
     if not isinstance(values.get(key), str):
         raise ConfigError(f"no {kind} is named", where=f"{where}.{key}", mend=f"give {key}")
-    entry = registry.entry(kind, values[key], where=f"{where}.{key}")
-    settings: dict[str, Any] = dict(entry.settings)
-    shape = create_model(entry.name, __base__=shared, **settings)
+    registry.entry(kind, values[key], where=f"{where}.{key}")
     rest = {k: v for k, v in values.items() if k != key}
-    return {key: entry.name, **_validated(shape, where, rest)}
+    return {key: values[key], **_validated(_shape(kind, values[key], shared), where, rest)}
+
+
+@functools.cache  # making one takes 2 ms, and each trial of a study is checked
+def _shape(kind: str, name: str, shared: type[Section]) -> type[BaseModel]:
+    """The settings of what is registered, as a class."""
+    settings: dict[str, Any] = dict(registry.entry(kind, name).settings)
+    return create_model(name, __base__=shared, **settings)
 
 
 def _validated(shape: type[BaseModel], where: str, values: dict[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from pytorch_lightning.loops.fit_loop import _FitLoop
 
 from swath import cli, settings
 from swath.errors import RunError, StoppedError
+from swath.files import whole
 from swath.launch import Place
 from swath.learn import attempts
 from swath.learn.attempts import ProvenCheckpoints, Stop, alone, counters
@@ -350,21 +351,22 @@ def test_a_run_whose_time_limit_comes_again_and_again_ends_all_the_same(prepared
 
 
 def test_a_trial_that_is_stopped_is_no_result_and_goes_on(prepared: Runs) -> None:
-    sweep = settings.check("sweep", {"trials": 1, "rungs": 1, "epochs": 1})
+    space = {"optim.lr": {"float": [0.001, 0.01]}}
+    sweep = settings.check("sweep", {"trials": 1, "rungs": 1, "epochs": 1, "space": space})
     (prepared.folder / "config/sweep.yaml").write_text(yaml.safe_dump(sweep))
-    (prepared.folder / "proposal.json").write_text('{"trials": [{"optim.lr": 0.002}]}')
+    (prepared.folder / "proposal.json").write_text('{"began": 0, "trials": [{"optim.lr": 0.002}]}')
     out = prepared.folder / "trials.json"
     words = [
         "trials", "--config", "config", "--patches", "patches/manifest.json", "--split",
-        "split/random", "--proposal", "proposal.json", "--rung", "0", "--shard", "0", "--code",
-        "c", "--state", "state/trials", "--out", str(out),
+        "split/random", "--proposal", "proposal.json", "--generation", "0", "--rung", "0",
+        "--slots", "0:1", "--code", "c", "--state", "state/trials", "--out", str(out),
     ]  # fmt: skip
     prepared.start_verb(*words, "--minutes", "0")
     assert prepared.ended() == 85 and not out.exists()
     prepared.start_verb(*words)
     assert prepared.ended() == 0
     (row,) = json.loads(out.read_text())
-    assert row["reason"] is None and 0 <= row["score"] <= 1
+    assert row["reason"] is None and 0 <= row["scores"][0] <= 1 and len(row["curve"]) == 1
 
 
 def test_the_end_of_a_slurm_job_is_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -568,8 +570,9 @@ def test_in_bf16_float32_is_named_as_a_mend(patch_set, statistics, sections, tmp
 
 
 def test_a_loss_that_breaks_later_leaves_good_checkpoints(
-    patch_set, statistics, sections, tmp_path: Path
+    patch_set, statistics, sections, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(attempts, "SHORT_S", 0.0)
     patches = patch_set(24, labels="pixel", nodata=None, dtype="float32")
     given = sections(trainer__checkpoint_minutes=0.0) | {"seed": 0}
     train(patches, parts_of(24), statistics, tmp_path, **given, until_epoch=1)
@@ -585,6 +588,70 @@ def test_a_loss_that_breaks_later_leaves_good_checkpoints(
     assert position == (1, step - 1), "the step before is the last that was saved"
     patches.image.chunks[0][1] = sound
     assert len(train(patches, parts_of(24), statistics, tmp_path, **given).history) == 4
+
+
+# ---- what is not worth a file of its own ------------------------------------------------------
+
+
+def test_short_epochs_are_saved_once_and_give_what_long_ones_do(
+    patch_set, statistics, sections, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patches, given = patch_set(24, labels="pixel"), sections() | {"seed": 0}
+    written: list[str] = []
+
+    def noted(path: Path, **how: bool):
+        written.append(path.name)
+        return whole(path, **how)
+
+    monkeypatch.setattr(attempts, "whole", noted)
+    kept = {}
+    for name, short_s in (("short", 60.0), ("long", 0.0)):
+        monkeypatch.setattr(attempts, "SHORT_S", short_s)
+        written.clear()
+        outcome = train(patches, parts_of(24), statistics, tmp_path / name, **given)
+        kept[name] = torch.load(outcome.model, weights_only=True)["weights"]
+        assert written.count("last.ckpt") == (1 if name == "short" else 4)
+    assert all(torch.equal(kept["short"][key], kept["long"][key]) for key in kept["long"])
+
+
+def test_the_network_of_a_trial_is_in_its_checkpoint_until_a_run_asks_for_it(
+    patch_set, statistics, sections, tmp_path: Path
+) -> None:
+    patches, given = patch_set(24, labels="pixel"), sections() | {"seed": 0}
+    straight = train(patches, parts_of(24), statistics, tmp_path / "straight", **given)
+    state = tmp_path / "trial"
+    for epochs in (1, 3, 4):
+        train(patches, parts_of(24), statistics, state, **given, until_epoch=epochs)
+        assert not (state / "best.ckpt").exists()
+    (state / "progress.json").write_text('{"history": [')  # a power cut
+    outcome = train(patches, parts_of(24), statistics, state, **given)
+    one, other = (
+        torch.load(path, weights_only=True)["weights"] for path in (straight.model, outcome.model)
+    )
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert list(outcome.history["val/loss"]) == list(straight.history["val/loss"])
+
+
+def test_runs_that_share_decide_once_what_the_clock_decides(
+    patch_set, statistics, sections, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patches = patch_set(24, side=16)
+    timed: list[int] = []
+
+    def fastest(*_: object) -> tuple[str, bool]:
+        timed.append(1)
+        return ("bf16", True) if len(timed) == 1 else ("fp32", True)
+
+    monkeypatch.setattr("swath.learn.train._fastest", fastest)
+    given = sections(model="cnn", task="classification", trainer__precision="auto")
+    found = [
+        train(
+            patches, parts_of(24), statistics, tmp_path / str(seed), seed=seed,
+            measured=tmp_path / "measured" if seed < 3 else None, **given,
+        ).facts["precision"]
+        for seed in range(4)
+    ]  # fmt: skip
+    assert found == ["bf16", "bf16", "bf16", "fp32"] and len(timed) == 2
 
 
 def test_weights_that_break_after_a_finite_loss_are_not_saved(

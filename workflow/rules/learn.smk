@@ -14,6 +14,7 @@ rule train:
         "results/{experiment}/runs/{split}-fold{fold}-seed{seed}/metrics.parquet",
     params:
         code=code("train"),
+        config=subpath(input[0], parent=True),
         split=subpath(input.split, parent=True),
         out=subpath(output[0], parent=True),
     log:
@@ -29,7 +30,7 @@ rule train:
         runtime=1380,
         processes="auto",
     shell:
-        "swath --log {log:q} train --config results/{wildcards.experiment:q}/config"
+        "swath --log {log:q} train --config {params.config:q}"
         " --patches {input.patches:q} --split {params.split:q} --fold {wildcards.fold:q}"
         " --seed {wildcards.seed:q} --code {params.code:q} --state state/runs --out {params.out:q}"
         " --minutes {resources.runtime} --processes {resources.processes:q}"

@@ -95,6 +95,7 @@ wildcard_constraints:
     split=r"[A-Za-z0-9_]+",
     fold=r"\d+",
     seed=r"\d+",
+    generation=r"\d+",
     rung=r"\d+",
     round=r"[01]",
     shard=r"[0-9a-f]+",
@@ -185,10 +186,18 @@ def sums_below(wildcards):
 # ---- the shape of a study, known before it runs ----
 
 
+def told(**files):
+    """Options of a verb, each repeated for its files."""
+    return [f"--{option}={path}" for option, paths in files.items() for path in paths]
+
+
 def study(wildcards):
-    """The collected study, where the experiment has one."""
-    has_study = EXPERIMENTS[wildcards.experiment].has_study
-    return [f"results/{wildcards.experiment}/study/trials.json"] if has_study else []
+    """The collected study, and its final, where the experiment has them."""
+    name, sweep = wildcards.experiment, sweep_of(wildcards)
+    if not EXPERIMENTS[name].has_study:
+        return []
+    files = ["trials.json", *(["final.json"] if sweep["final"]["best"] else [])]
+    return [f"results/{name}/study/{file}" for file in files]
 
 
 def sweep_of(wildcards):
@@ -196,28 +205,136 @@ def sweep_of(wildcards):
     return EXPERIMENTS[wildcards.experiment].sections["sweep"]
 
 
-def shards_of(wildcards, rung):
-    """The results of all shards of a rung."""
-    sweep = sweep_of(wildcards)
-    wide = rungs.slots(sweep["trials"], sweep["eta"], sweep["rungs"])[rung]
+def threads_of_study(wildcards):
+    """Cores of a job of a study."""
+    return sweep_of(wildcards)["threads"]
+
+
+def epoch_s(wildcards):
+    """What an epoch of a trial took when the study was collected before; None is not known."""
+    found = Path(f"results/{wildcards.experiment}/study/trials.json")
+    try:
+        return rungs.seconds_an_epoch(json.loads(found.read_text())) if found.is_file() else None
+    except (ValueError, KeyError, TypeError):
+        return None  # whoever reads it says so
+
+
+def dealt_to(wildcards, generation, rung):
+    """The slots of each job of a rung."""
+    return rungs.dealt(sweep_of(wildcards), generation, rung, epoch_s(wildcards))
+
+
+def slots_of(wildcards):
+    """The slots of one job, as the verb takes them."""
+    dealt = dealt_to(wildcards, int(wildcards.generation), int(wildcards.rung))
+    slots = dealt[int(wildcards.shard)]
+    return f"{slots.start}:{slots.stop}"
+
+
+def proposals_of(wildcards, generations):
+    """The proposals of some generations."""
+    study = f"results/{wildcards.experiment}/study"
+    return [f"{study}/generation{generation}/proposal.json" for generation in generations]
+
+
+def shards_of(wildcards, generation, rung):
+    """The results of all jobs of a rung."""
+    rung_of = f"results/{wildcards.experiment}/study/generation{generation}/rung{rung}"
+    shards = range(len(dealt_to(wildcards, generation, rung)))
+    return [f"{rung_of}/shard{shard}.json" for shard in shards]
+
+
+def results_of(wildcards, generations):
+    """The results of all jobs of some generations."""
     return [
-        f"results/{wildcards.experiment}/study/rung{rung}/shard{shard}.json"
-        for shard in range(len(rungs.shards(wide, sweep["trials_per_job"])))
+        file
+        for generation in generations
+        for rung in range(sweep_of(wildcards)["rungs"])
+        for file in shards_of(wildcards, generation, rung)
     ]
+
+
+def generations_of(wildcards):
+    """The numbers of a study's generations; one that workers share has none."""
+    sweep = sweep_of(wildcards)
+    return range(len(rungs.generations(sweep)) if sweep["mode"] == "static" else 0)
+
+
+def all_workers(wildcards):
+    """What the workers of an asynchronous study have written."""
+    sweep = sweep_of(wildcards)
+    workers = range(sweep["workers"] if sweep["mode"] == "async" else 0)
+    return [f"results/{wildcards.experiment}/study/worker{n}.json" for n in workers]
+
+
+def earlier_proposals(wildcards):
+    """What a generation knows; nothing for the first."""
+    return proposals_of(wildcards, range(int(wildcards.generation)))
+
+
+def earlier_results(wildcards):
+    """What a generation learns from; nothing for the first."""
+    return results_of(wildcards, range(int(wildcards.generation)))
+
+
+def all_proposals(wildcards):
+    """The proposals of all generations."""
+    return proposals_of(wildcards, generations_of(wildcards))
+
+
+def all_results(wildcards):
+    """The results of all jobs of a study."""
+    return results_of(wildcards, generations_of(wildcards))
 
 
 def shards_below(wildcards):
     """What a rung continues; nothing for the first."""
-    rung = int(wildcards.rung)
-    return shards_of(wildcards, rung - 1) if rung else []
+    generation, rung = int(wildcards.generation), int(wildcards.rung)
+    return shards_of(wildcards, generation, rung - 1) if rung else []
 
 
-def all_shards(wildcards):
-    """The results of all shards of all rungs."""
-    return [file for r in range(sweep_of(wildcards)["rungs"]) for file in shards_of(wildcards, r)]
+def split_of_study(wildcards):
+    """A study looks at the validation part of the experiment's last split: the strictest."""
+    return EXPERIMENTS[wildcards.experiment].splits[-1]
 
 
 def study_split(wildcards):
-    """A study looks at the validation part of the experiment's last split: the strictest."""
-    name = EXPERIMENTS[wildcards.experiment].splits[-1]
-    return f"results/{wildcards.experiment}/splits/{name}/split.parquet"
+    """The table of a study's split."""
+    return f"results/{wildcards.experiment}/splits/{split_of_study(wildcards)}/split.parquet"
+
+
+def study_statistics(wildcards):
+    """The statistics of a study's split, which are there when its audit has passed."""
+    return f"results/{wildcards.experiment}/splits/{split_of_study(wildcards)}/statistics.json"
+
+
+def final_dealt(wildcards):
+    """The runs of a final, dealt to jobs as those of the last rung."""
+    sweep = sweep_of(wildcards)
+    final = sweep["final"]
+    count = final["best"] * len(final["seeds"]) * len(final["folds"])
+    rung = sweep["rungs"] - 1
+    return rungs.shards(count, rungs.per_job(sweep, rung, epoch_s(wildcards)))
+
+
+def final_slots(wildcards):
+    """The runs of one job of a final, as the verb takes them."""
+    slots = final_dealt(wildcards)[int(wildcards.shard)]
+    return f"{slots.start}:{slots.stop}"
+
+
+def final_results(wildcards):
+    """The results of all jobs of a final."""
+    shards = range(len(final_dealt(wildcards)))
+    return [f"results/{wildcards.experiment}/study/final/shard{shard}.json" for shard in shards]
+
+
+def winner_scores(wildcards):
+    """The scores of the winner on the test part, for each run of the final."""
+    final, split = sweep_of(wildcards)["final"], split_of_study(wildcards)
+    winner = f"results/{wildcards.experiment}/study/winner"
+    return [
+        f"{winner}/{split}-fold{fold}-seed{seed}/scores.json"
+        for fold in final["folds"]
+        for seed in final["seeds"]
+    ]

@@ -4,19 +4,23 @@
 rule propose:
     input:
         sections("propose"),
+        proposals=earlier_proposals,
+        results=earlier_results,
     output:
-        "results/{experiment}/study/proposal.json",
+        "results/{experiment}/study/generation{generation}/proposal.json",
     params:
         code=code("propose"),
+        known=lambda w, input: told(proposal=input.proposals, result=input.results),
     log:
-        "results/{experiment}/log/propose.log",
+        "results/{experiment}/log/propose-generation{generation}.log",
     benchmark:
-        "results/{experiment}/benchmarks/propose.tsv"
+        "results/{experiment}/benchmarks/propose-generation{generation}.tsv"
     conda:
         "../../environment.yml"
     shell:
         "swath --log {log:q} propose --config results/{wildcards.experiment:q}/config"
-        " --out {output:q}"
+        " --generation {wildcards.generation:q} --state state/studies/{wildcards.experiment:q}"
+        " --out {output:q} {params.known:q}"
 
 
 rule trials:
@@ -24,42 +28,83 @@ rule trials:
         sections("trials"),
         patches="results/{experiment}/patches/manifest.json",
         split=study_split,
-        statistics=lambda w: study_split(w).replace("split.parquet", "statistics.json"),
-        proposal="results/{experiment}/study/proposal.json",
+        statistics=study_statistics,
+        proposal="results/{experiment}/study/generation{generation}/proposal.json",
         below=shards_below,
     output:
-        "results/{experiment}/study/rung{rung}/shard{shard}.json",
+        "results/{experiment}/study/generation{generation}/rung{rung}/shard{shard}.json",
     params:
         code=code("trials"),
+        trained_by=code("train"),
         split=subpath(input.split, parent=True),
-        below=lambda w, input: [f"--below={path}" for path in input.below],
+        below=lambda w, input: told(below=input.below),
+        slots=slots_of,
     log:
-        "results/{experiment}/log/trials-rung{rung}-shard{shard}.log",
+        "results/{experiment}/log/trials-generation{generation}-rung{rung}-shard{shard}.log",
     benchmark:
-        "results/{experiment}/benchmarks/trials-rung{rung}-shard{shard}.tsv"
+        "results/{experiment}/benchmarks/trials-generation{generation}-rung{rung}-shard{shard}.tsv"
     conda:
         "../../environment.yml"
-    threads: 16
+    threads: threads_of_study
+    retries: GOES_ON
+    resources:
+        mem_mb=8000,
+        runtime=1380,
+        tries=lambda w, attempt: attempt,
+    shell:
+        "swath --log {log:q} trials --config results/{wildcards.experiment:q}/config"
+        " --patches {input.patches:q} --split {params.split:q} --proposal {input.proposal:q}"
+        " --generation {wildcards.generation:q} --rung {wildcards.rung:q} --slots {params.slots:q}"
+        " --code {params.trained_by:q} --state state/runs --out {output:q} --minutes {resources.runtime}"
+        " --attempt {resources.tries} {params.below:q}"
+
+
+rule worker:
+    input:
+        sections("worker"),
+        patches="results/{experiment}/patches/manifest.json",
+        split=study_split,
+        statistics=study_statistics,
+    output:
+        "results/{experiment}/study/worker{shard}.json",
+    params:
+        code=code("worker"),
+        trained_by=code("train"),
+        split=subpath(input.split, parent=True),
+    log:
+        "results/{experiment}/log/worker{shard}.log",
+    benchmark:
+        "results/{experiment}/benchmarks/worker{shard}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: threads_of_study
     retries: GOES_ON
     resources:
         mem_mb=8000,
         runtime=1380,
     shell:
-        "swath --log {log:q} trials --config results/{wildcards.experiment:q}/config"
-        " --patches {input.patches:q} --split {params.split:q} --proposal {input.proposal:q}"
-        " --rung {wildcards.rung:q} --shard {wildcards.shard:q} --code {params.code:q}"
-        " --state state/runs --out {output:q} --minutes {resources.runtime} {params.below:q}"
+        "swath --log {log:q} worker --config results/{wildcards.experiment:q}/config"
+        " --patches {input.patches:q} --split {params.split:q} --name worker{wildcards.shard:q}"
+        " --code {params.trained_by:q} --state state/runs"
+        " --studies state/studies/{wildcards.experiment:q} --out {output:q}"
+        " --minutes {resources.runtime}"
 
 
 rule best:
     input:
-        proposal="results/{experiment}/study/proposal.json",
-        results=all_shards,
+        sections("best"),
+        proposals=all_proposals,
+        results=all_results,
+        workers=all_workers,
     output:
         "results/{experiment}/study/trials.json",
+        "results/{experiment}/study/journal.log",
+        "results/{experiment}/study/best.yaml",
     params:
         code=code("best"),
-        results=lambda w, input: [f"--result={path}" for path in input.results],
+        known=lambda w, input: told(
+            proposal=input.proposals, result=input.results, worker=input.workers
+        ),
     log:
         "results/{experiment}/log/best.log",
     benchmark:
@@ -67,4 +112,141 @@ rule best:
     conda:
         "../../environment.yml"
     shell:
-        "swath --log {log:q} best --proposal {input.proposal:q} --out {output:q} {params.results:q}"
+        "swath --log {log:q} best --config results/{wildcards.experiment:q}/config"
+        " --name {wildcards.experiment:q} --out {output[0]:q} {params.known:q}"
+
+
+# ---- the final: the best over seeds and folds; the winner sees the test part, once ----
+
+
+rule final:
+    input:
+        sections("final"),
+        study_statistics,
+        patches="results/{experiment}/patches/manifest.json",
+        split=study_split,
+        study="results/{experiment}/study/trials.json",
+    output:
+        "results/{experiment}/study/final/shard{shard}.json",
+    params:
+        code=code("final"),
+        trained_by=code("train"),
+        split=subpath(input.split, parent=True),
+        slots=final_slots,
+    log:
+        "results/{experiment}/log/final-shard{shard}.log",
+    benchmark:
+        "results/{experiment}/benchmarks/final-shard{shard}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: threads_of_study
+    retries: GOES_ON
+    resources:
+        mem_mb=8000,
+        runtime=1380,
+        tries=lambda w, attempt: attempt,
+    shell:
+        "swath --log {log:q} final --config results/{wildcards.experiment:q}/config"
+        " --patches {input.patches:q} --split {params.split:q} --study {input.study:q}"
+        " --slots {params.slots:q} --code {params.trained_by:q} --state state/runs --out {output:q}"
+        " --minutes {resources.runtime} --attempt {resources.tries}"
+
+
+rule elect:
+    input:
+        sections("elect"),
+        study="results/{experiment}/study/trials.json",
+        results=final_results,
+    output:
+        "results/{experiment}/study/elected.json",
+        "results/{experiment}/study/winner.yaml",
+        expand(
+            "results/{{experiment}}/study/winner/config/{section}.yaml",
+            section=plan.STAGES["train"].sections,
+        ),
+    params:
+        code=code("elect"),
+        results=lambda w, input: told(result=input.results),
+        out=subpath(output[0], parent=True),
+    log:
+        "results/{experiment}/log/elect.log",
+    benchmark:
+        "results/{experiment}/benchmarks/elect.tsv"
+    conda:
+        "../../environment.yml"
+    shell:
+        "swath --log {log:q} elect --config results/{wildcards.experiment:q}/config"
+        " --study {input.study:q} --out {params.out:q} {params.results:q}"
+
+
+# The same verbs as for a run of the experiment. Its training is that of the final, and is done.
+use rule train as train_winner with:
+    input:
+        expand(
+            "results/{{experiment}}/study/winner/config/{section}.yaml",
+            section=plan.STAGES["train"].sections,
+        ),
+        "results/{experiment}/splits/{split}/audit.json",
+        "results/{experiment}/splits/{split}/statistics.json",
+        patches="results/{experiment}/patches/manifest.json",
+        split="results/{experiment}/splits/{split}/split.parquet",
+    output:
+        "results/{experiment}/study/winner/{split}-fold{fold}-seed{seed}/run.json",
+        "results/{experiment}/study/winner/{split}-fold{fold}-seed{seed}/best.ckpt",
+        "results/{experiment}/study/winner/{split}-fold{fold}-seed{seed}/metrics.parquet",
+    params:
+        code=code("train"),
+        config=subpath(input[0], parent=True),
+        split=subpath(input.split, parent=True),
+        out=subpath(output[0], parent=True),
+    log:
+        "results/{experiment}/log/train-winner-{split}-fold{fold}-seed{seed}.log",
+    benchmark:
+        "results/{experiment}/benchmarks/train-winner-{split}-fold{fold}-seed{seed}.tsv"
+
+
+use rule infer as infer_winner with:
+    input:
+        patches="results/{experiment}/patches/manifest.json",
+        split="results/{experiment}/splits/{split}/split.parquet",
+        model="results/{experiment}/study/winner/{split}-fold{fold}-seed{seed}/best.ckpt",
+    output:
+        "results/{experiment}/study/winner/{split}-fold{fold}-seed{seed}/predictions.npz",
+    log:
+        "results/{experiment}/log/infer-winner-{split}-fold{fold}-seed{seed}.log",
+    benchmark:
+        "results/{experiment}/benchmarks/infer-winner-{split}-fold{fold}-seed{seed}.tsv"
+
+
+use rule evaluate as evaluate_winner with:
+    input:
+        sections("evaluate"),
+        patches="results/{experiment}/patches/manifest.json",
+        predictions="results/{experiment}/study/winner/{split}-fold{fold}-seed{seed}/predictions.npz",
+    output:
+        "results/{experiment}/study/winner/{split}-fold{fold}-seed{seed}/scores.json",
+        "results/{experiment}/study/winner/{split}-fold{fold}-seed{seed}/scores_by_scene.parquet",
+        "results/{experiment}/study/winner/{split}-fold{fold}-seed{seed}/scores_by_region.parquet",
+    log:
+        "results/{experiment}/log/evaluate-winner-{split}-fold{fold}-seed{seed}.log",
+    benchmark:
+        "results/{experiment}/benchmarks/evaluate-winner-{split}-fold{fold}-seed{seed}.tsv"
+
+
+rule conclude:
+    input:
+        elected="results/{experiment}/study/elected.json",
+        scores=winner_scores,
+    output:
+        "results/{experiment}/study/final.json",
+    params:
+        code=code("conclude"),
+        scores=lambda w, input: told(scores=input.scores),
+    log:
+        "results/{experiment}/log/conclude.log",
+    benchmark:
+        "results/{experiment}/benchmarks/conclude.tsv"
+    conda:
+        "../../environment.yml"
+    shell:
+        "swath --log {log:q} conclude --elected {input.elected:q} --out {output:q} {params.scores:q}"
