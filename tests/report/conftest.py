@@ -430,38 +430,115 @@ def _maps(
     write_file(target / "maps.json", {"scenes": scenes})
 
 
-def _study(folder: Path, seed: int) -> None:
+def make_study(seed: int, objectives: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+    """What trials.json holds of 18 trials, of which some are stopped, fail and are skipped."""
     rng, trials = np.random.default_rng(seed), []
-    for number in range(9):
-        reached = 3 if number in (4,) else 2 if number in (1, 4, 7) else 1
-        score = rng.uniform(0.45, 0.6) + 0.12 * (reached - 1)
-        rungs = [
-            {
-                "rung": r,
-                "epochs": 2 * 3**r,
-                "score": round(score + 0.1 * r + rng.uniform(0, 0.03), 4),
-                "seconds": 4.0 * 3**r,
-                "run_id": f"{number:x}{r}",
+    for number in range(18):
+        params: dict[str, Any] = {
+            "optim.lr": float(f"{10 ** rng.uniform(-4, -1.5):.3g}"),
+            "model.name": str(rng.choice(["resnet", "unet"])),
+            "model.widths": [[8, 16], [16, 32]][int(rng.integers(2))],
+            "optim.schedule": None if rng.random() < 0.3 else "cosine",
+        }
+        if params["model.name"] == "resnet":
+            params["model.squeeze"] = bool(rng.integers(2))
+            params["model.drop"] = round(float(rng.uniform(0, 0.4)), 2)
+        good = 0.8 - 0.13 * abs(np.log10(params["optim.lr"]) + 2.5) + rng.normal(0, 0.02)
+        reached = 3 if number in (4, 12) else 2 if number in (1, 4, 7, 10, 12, 15) else 1
+        epochs = np.arange(1, 2 * 3 ** (reached - 1) + 1)
+        curve = good * (1 - 0.6 * np.exp(-epochs / 3)) + rng.normal(0, 0.008, len(epochs))
+        rungs = []
+        for rung in range(reached):
+            end = 2 * 3**rung
+            of = {
+                "val/accuracy": round(float(curve[end - 1]), 4),
+                "parameters": 4000 * (1 + 7 * (params["model.widths"] == [16, 32])) + 100 * number,
+                "val/loss": round(float(1.5 - curve[end - 1]), 4),
             }
-            for r in range(reached)
-        ]
-        failed = number == 8
+            rungs.append(
+                {
+                    "rung": rung,
+                    "epochs": end,
+                    "scores": [of[name] for name, _ in objectives],
+                    "seconds": None if number == 2 else round(1.3 * end * rng.uniform(0.6, 2), 2),
+                    "run_id": f"{number:015x}{rung}",
+                    "curve": np.round(curve[:end], 4).tolist(),
+                }
+            )
+        state, reason = ("complete" if reached == 3 else "stopped"), None
+        if number in (6, 15):
+            rungs[-1] |= {"scores": None, "seconds": None, "curve": rungs[-1]["curve"][:4]}
+            state, reason = "failed", "the loss was not finite in epoch 3, batch 2"
+        if number == 17:
+            rungs, state, reason = [], "skipped", "the study's time was over"
         trials.append(
             {
                 "number": number,
-                "params": {
-                    "optim.lr": float(f"{10 ** rng.uniform(-4, -1.5):.3g}"),
-                    "model.width": int(rng.choice([8, 16, 32])),
-                },
-                "rungs": [] if failed else rungs,
-                "state": "failed" if failed else "complete" if reached == 3 else "stopped",
-                "reason": "the loss was not finite" if failed else None,
+                "generation": number // 9,
+                "params": params,
+                "rungs": rungs,
+                "state": state,
+                "reason": reason,
             }
         )
+    signs = [1 if way == "maximize" else -1 for _, way in objectives]
+    ends = {
+        trial["number"]: tuple(s * score for s, score in zip(signs, scores, strict=True))
+        for trial in trials
+        for scores in [trial["rungs"][-1]["scores"] if trial["rungs"] else None]
+        if scores
+    }
+    front = [
+        number
+        for number, mine in ends.items()
+        if not any(
+            other != mine and all(o >= m for o, m in zip(other, mine, strict=True))
+            for other in ends.values()
+        )
+    ]
+    return {
+        "study": "embedded",
+        "mode": "static",
+        "sampler": "tpe",
+        "objectives": [{"name": name, "direction": way} for name, way in objectives],
+        "trials": trials,
+        "front": front,
+        "best": max(front, key=lambda number: ends[number][0]),
+    }
+
+
+def _study(folder: Path, seed: int, several: bool) -> None:
+    first = ("val/accuracy", "maximize")
+    sought = (first, ("parameters", "minimize")) if several else (first,)
+    study = make_study(seed, sought)
+    write_file(folder / "study" / "trials.json", study)
+    if several:
+        return
+    run = {"seconds": 9.1, "run_id": "00ff", "reason": None}
+    failed = {"fold": 0, "seed": 2, "scores": None, "seconds": None, "reason": "no memory was left"}
+    candidates = [
+        {
+            "number": number, "rank": rank, "mean": [0.71 - 0.02 * rank], "sd": [0.0123],
+            "runs": [
+                {"fold": 0, "seed": 1, "scores": [0.72 - 0.02 * rank], **run},
+                {"fold": 0, "seed": 2, "scores": [0.70 - 0.02 * rank], **run} if rank == 0
+                else run | failed,
+            ],
+        }
+        for rank, number in enumerate((4, 12))
+    ]  # fmt: skip
+    judged = [
+        {"fold": 0, "seed": seed, "headline": "overall_accuracy", "value": value,
+         "low": value - 0.03, "high": value + 0.02}
+        for seed, value in ((1, 0.801), (2, 0.792))
+    ]  # fmt: skip
+    test = {"split": "blocks", "runs": judged}
     write_file(
-        folder / "study" / "trials.json",
-        {"objective": "val/accuracy", "direction": "maximize", "trials": trials, "best": 4},
+        folder / "study" / "final.json", {"candidates": candidates, "winner": 4, "test": test}
     )
+    params = study["trials"][4]["params"]
+    lines = ["# @package _global_", "optim:", f"  lr: {params['optim.lr']}"]
+    write_file(folder / "study" / "winner.yaml", "\n".join(lines) + "\n")
 
 
 def write_experiment(
@@ -479,7 +556,7 @@ def write_experiment(
         part = _split(folder, shape, patches, name, seed)
         _run(folder, shape, patches, name, part, seed + number)
     if study:
-        _study(folder, seed)
+        _study(folder, seed, several=labels == "patch")
     write_file(folder / "config" / "optim.yaml", "name: adamw\nlr: 0.001\nweight_decay: 0.05\n")
     write_file(folder / "config" / "model.yaml", "name: resnet8\nwidth: 16\n")
     head = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"

@@ -109,15 +109,6 @@ def test_same_results_give_the_same_bytes(segmentation: Path, tmp_path: Path) ->
     assert report(segmentation, tmp_path / "twice.html") == once
 
 
-def test_winner_is_ready_to_paste(segmentation: Path, read: Read) -> None:
-    best = json.loads((segmentation / "study" / "trials.json").read_text())["trials"][4]["params"]
-    text = text_of(read(segmentation))
-    assert (
-        f'snakemake --config experiment=fields-unet set="optim.lr={best["optim.lr"]} '
-        f'model.width={best["model.width"]}"'
-    ) in text
-
-
 def test_provenance_stands_at_the_end(segmentation: Path, read: Read) -> None:
     page = read(segmentation)
     text = text_of(page)

@@ -17,8 +17,10 @@ are variables of the page's style sheet, so that they follow the reader's light 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,7 +31,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PolyCollection
-from matplotlib.colors import Normalize, to_rgb, to_rgba
+from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgb, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -40,7 +42,8 @@ from rasterio.enums import Resampling
 from swath.data.card import UNLABELLED
 from swath.data.grid import METRES_A_DEGREE
 from swath.registry import registered
-from swath.study.results import Experiment, SceneMap, Scores, Split, Study
+from swath.study.importance import importance, logarithmic, numeric
+from swath.study.results import Experiment, Objective, SceneMap, Scores, Split, Study, Trial
 
 Panels = list[Figure]
 Draw = TypeVar("Draw", bound=Callable[..., Panels])
@@ -110,6 +113,11 @@ MONITORS = {
     "val/miou": "Mean IoU", "val/map": "Mean average precision", "val/r2": "R²",
 }  # fmt: skip
 """what `task.monitor` may be, as a title"""
+SCORES = LinearSegmentedColormap.from_list("scores", ["#d9a441", "#7f9a7c", "#1f7fa6"])
+"""from the worst to the best; each stands off from a light and from a dark page"""
+NOT_SET = -0.16
+"""height of what a trial does not have, where an axis goes from 0 to 1"""
+PARAMETERS_SIDE_BY_SIDE, PARAMETERS_ALONE = 10, 6
 COUNTED_CLASSES = 12
 """up to this many classes the confusion matrix says its counts"""
 
@@ -1083,89 +1091,329 @@ def _confidence(percent: np.ndarray) -> np.ndarray:
 @registered("figure")
 @section("study")
 def trials(results: Experiment) -> Panels:
-    """The study, rung by rung, and what its parameters did.
+    """The trials, epoch by epoch, and what they cost.
 
-    Left, each line is a trial; it ends where it was stopped, and the winner is drawn strongly.
-    The other panels show the score at the highest rung that each trial reached, by parameter;
-    larger dots got further.
+    Each line is a trial. It has a dot at the end of each rung and ends where the trial was stopped;
+    a cross marks where one failed. The winner is drawn strongly. Right, the score at the highest
+    rung that each reached, by the training time until then; larger dots got further.
     """
     study = results.study
-    if study is None or all(math.isnan(trial.score) for trial in study.trials):
+    if study is None or not study.scored:
         return []
-    varied = [
-        name
-        for name in study.best.params
-        if len({str(trial.params.get(name)) for trial in study.trials}) > 1
-    ]
-    return [_ladder(results), *(_parameter(results, name) for name in varied[:5])]
+    timed = [trial for trial in study.scored if math.isfinite(trial.seconds)]
+    sought = [objective.name for objective in study.objectives]
+    costs = [_cost(study, timed)] if timed and "seconds" not in sought else []
+    return [_learning(study), *costs]
 
 
-def _ladder(results: Experiment) -> Figure:
-    study = _study(results)
-    figure, axes = _panel(WIDTH, 2.5)
-    scale, label = objective(study)
-    epochs: dict[int, int] = {}
+def _learning(study: Study) -> Figure:
+    figure, axes = _panel(2 * WIDTH - 0.2, 2.9)
+    scale, label = objective(study.objectives[0])
+    ends = sorted({rung.epochs for trial in study.trials for rung in trial.rungs})
     for trial in study.trials:
-        best = trial is study.best
-        epochs.update(zip(trial.rungs["rung"], trial.rungs["epochs"], strict=True))
+        strong, rungs = trial is study.winner, sorted(trial.rungs, key=lambda rung: rung.epochs)
+        look: dict[str, Any] = {
+            "color": ACCENT if strong else MUTED,
+            "alpha": 1 if strong else 0.5,
+            "zorder": 3 if strong else 2,
+        }
+        scored = {rung.epochs: rung.scores[0] for rung in rungs if rung.scores}
+        line = dict(enumerate(trial.curve, start=1)) or scored
         axes.plot(
-            trial.rungs["rung"],
-            scale * trial.rungs["score"],
-            marker="o",
-            markersize=5 if best else 3.5,
-            color=ACCENT if best else MUTED,
-            alpha=1 if best else 0.45,
-            linewidth=2.2 if best else 1.2,
-            zorder=3 if best else 2,
-        )
-    axes.set_xticks(sorted(epochs), [f"{epochs[rung]:g}" for rung in sorted(epochs)])
-    axes.set_xlim(min(epochs) - 0.25, max(epochs) + 0.25)
-    axes.set_xlabel("epochs at the rung")
+            list(line), [scale * value for value in line.values()],
+            linewidth=2.4 if strong else 1.1, **look,
+        )  # fmt: skip
+        axes.plot(
+            list(scored), [scale * value for value in scored.values()],
+            linestyle="", marker="o", markersize=5.5 if strong else 3.5, **look,
+        )  # fmt: skip
+        if trial.state == "failed" and line:
+            axes.plot(
+                max(line), scale * line[max(line)], "x", color=THIRD, markersize=6, zorder=4,
+                markeredgewidth=1.6,
+            )  # fmt: skip
+    axes.set_xticks(ends)
+    axes.set_xlabel("epochs")
     axes.set_title(label)
     return figure
 
 
-def _parameter(results: Experiment, name: str) -> Figure:
-    study = _study(results)
-    figure, axes = _panel(WIDTH, 2.5)
-    scale, label = objective(study)
-    known = [trial for trial in study.trials if not math.isnan(trial.score)]
-    values = [trial.params.get(name) for trial in known]
-    numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
-    if numeric:
-        place = [float(str(value)) for value in values]
-        if min(place) > 0 and max(place) / min(place) > 20:
-            axes.set_xscale("log")
-            axes.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    else:
-        words = sorted({str(value) for value in values})
-        place = [float(words.index(str(value))) for value in values]
-        axes.set_xticks(range(len(words)), words)
-        axes.margins(x=0.2)
-    axes.scatter(
-        place,
-        [scale * trial.score for trial in known],
-        s=[18 + 22 * (len(trial.rungs) - 1) for trial in known],
-        color=[ACCENT if trial is study.best else MUTED for trial in known],
-        alpha=0.75,
-        linewidth=0,
-    )
-    axes.set_title(name)
-    axes.set_ylabel(label)
+def _cost(study: Study, timed: Sequence[Trial]) -> Figure:
+    figure, axes = _panel(WIDTH, 2.9)
+    _dots(axes, study, timed, [trial.seconds for trial in timed])
+    if logarithmic([max(trial.seconds, 1e-3) for trial in timed]):
+        _by_magnitude(axes)
+    axes.set_xlabel("training time, s")
+    axes.set_title(objective(study.objectives[0])[1])
     return figure
 
 
-def _study(results: Experiment) -> Study:
-    assert results.study is not None  # `trials` looked
-    return results.study
+@registered("figure")
+@section("study")
+def objectives(results: Experiment) -> Panels:
+    """One objective against the others.
+
+    Each dot is a trial at the highest rung that it reached. The line joins the trials that no
+    other beats in all objectives: what is better than one of them in one objective is worse in
+    another. The winner is drawn strongly.
+    """
+    study = results.study
+    if study is None or not study.scored:
+        return []
+    return [_against(study, other) for other in range(1, len(study.objectives))]
 
 
-def objective(study: Study) -> tuple[float, str]:
-    """By what to multiply the study's scores, and what to call them."""
-    if "loss" in study.objective:
-        return 1.0, study.objective
-    return 100.0, f"{study.objective}, %"
+def _against(study: Study, other: int) -> Figure:
+    figure, axes = _panel(WIDTH + 0.4, 2.9)
+    known = [trial for trial in study.scored if math.isfinite(trial.score(other))]
+    scale, label = objective(study.objectives[other])
+    first = objective(study.objectives[0])
+    places = [scale * trial.score(other) for trial in known]
+    # Of more than two objectives the front is a surface, and no line joins it.
+    if len(study.objectives) == 2:
+        front = sorted(
+            (scale * trial.score(other), first[0] * trial.score())
+            for trial in known
+            if trial.number in study.front
+        )
+        axes.plot(*zip(*front, strict=True), color=ACCENT, linewidth=1.2) if front else None
+    _dots(axes, study, known, places)
+    if places and logarithmic(places):
+        _by_magnitude(axes)
+    axes.set_xlabel(label)
+    axes.set_title(first[1])
+    return figure
+
+
+@registered("figure")
+@section("study")
+def parameter_importance(results: Experiment) -> Panels:
+    """Which parameters matter.
+
+    How much of the variation of the score on the first rung each parameter explains by itself, as
+    a random forest that was fitted to the trials tells it (fANOVA, Hutter et al. 2014); what is
+    missing to 100 % is what parameters do together. That a parameter does not apply counts as one
+    of its values. Of a few tens of trials it is an indication, no measurement.
+    """
+    shares = importance(results.study) if results.study else {}
+    if not shares:
+        return []
+    figure, axes = _panel(WIDTH + 0.5, 0.7 + 0.27 * len(shares))
+    places = range(len(shares))
+    axes.barh(places, [100 * share for share in shares.values()], height=0.62, color=ACCENT)
+    for place, share in zip(places, shares.values(), strict=True):
+        axes.annotate(
+            f"{100 * share:.0f}", (100 * share, place), xytext=(4, 0), textcoords="offset points",
+            va="center", fontsize=8,
+        )  # fmt: skip
+    axes.set_yticks(places, [_cut_off(name, 32) for name in shares])
+    axes.tick_params(axis="y", labelcolor=INK)
+    axes.set(xlim=(0, 105), ylim=(len(shares) - 0.5, -0.5))
+    axes.set_xlabel("of the variation of the score, %")
+    axes.grid(axis="y", visible=False)
+    return [figure]
+
+
+@registered("figure")
+@section("study")
+def trials_side_by_side(results: Experiment) -> Panels:
+    """Every trial through all its parameters.
+
+    Each line is a trial, coloured by its score at the highest rung that it reached; the winner is
+    drawn strongly, and what has no score is dotted. The better end of a score's axis is its upper
+    one. A line that passes below an axis belongs to a trial that does not have this parameter.
+    Shown are at most ten parameters, the most important first where their importance is known.
+    """
+    study = results.study
+    if study is None or not study.scored or not study.varied:
+        return []
+    shown = [*_most_important(study)[:PARAMETERS_SIDE_BY_SIDE]]
+    tried = [trial for trial in study.trials if trial.state != "skipped" and trial.params]
+    drawn = [_Axis.of_parameter(tried, name) for name in shown]
+    drawn += [_Axis.of_score(study, tried, at) for at in reversed(range(len(study.objectives)))]
+    figure, axes = _panel(max(3 * WIDTH - 0.1, 0.4 + 1.05 * len(drawn)), 3.3)
+    best, worst = _best_and_worst(study)
+    for number, trial in enumerate(tried):
+        strong, score = trial is study.winner, trial.score()
+        heights = [axis.heights[number] for axis in drawn]
+        colour: Any = THIRD
+        if math.isfinite(score):
+            share = (score - worst) / (best - worst) if best != worst else 1.0
+            colour = SCORES(share) if not strong else ACCENT
+        axes.plot(
+            range(len(drawn)), heights, color=colour, alpha=1 if strong else 0.8,
+            linewidth=3 if strong else 1.2, zorder=3 if strong else 2,
+            linestyle="-" if math.isfinite(score) else ":",
+            marker="o" if strong else "", markersize=5,
+        )  # fmt: skip
+    paper = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.8, "pad": 0.6}
+    lowest = NOT_SET if any(axis.lacking for axis in drawn) else 0.0
+    for place, axis in enumerate(drawn):
+        axes.plot([place, place], [0, 1], color=MUTED, linewidth=0.9, zorder=1)
+        axes.text(place, 1.07, axis.title, ha="center", va="bottom", fontsize=8, fontweight="bold")
+        for height, word in axis.ticks:
+            axes.text(
+                place - 0.05, height, word, ha="right", va="center", fontsize=7.5, color=INK,
+                bbox=paper, zorder=5,
+            )  # fmt: skip
+        if axis.lacking:
+            axes.text(
+                place, NOT_SET - 0.04, "not set", ha="center", va="top", fontsize=7.5, color=MUTED
+            )
+    axes.set(xlim=(-0.75, len(drawn) - 0.85), ylim=(lowest - 0.1, 1.06))
+    axes.axis("off")
+    scale, label = objective(study.objectives[0])
+    shades = ScalarMappable(Normalize(scale * worst, scale * best), SCORES)
+    bar = figure.colorbar(shades, ax=axes, fraction=0.025, pad=0.01, aspect=30)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0)
+    bar.set_label(label)
+    if best < worst:
+        bar.ax.invert_yaxis()
+    return [figure]
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """One axis of the lines: where each trial is, from 0 to 1, and what is written along it."""
+
+    title: str
+    heights: list[float]
+    """below 0 where a trial lacks the parameter, nan where it has no score"""
+    ticks: list[tuple[float, str]]
+    lacking: bool = False
+
+    @staticmethod
+    def of_parameter(trials: Sequence[Trial], name: str) -> _Axis:
+        known = [trial.params[name] for trial in trials if name in trial.params]
+        if numeric(known):
+            place = math.log if logarithmic(known) else float
+            low, high = place(min(known)), place(max(known))
+            ends = {value: (place(value) - low) / (high - low) for value in known}
+            ticks = [(ends[value], _written(value)) for value in _apart(ends)]
+        else:
+            words = sorted({as_word(value) for value in known})
+            ends = {word: (at + 0.5) / len(words) for at, word in enumerate(words)}
+            known = [as_word(value) for value in known]
+            ticks = [(height, _cut_off(word, 14)) for word, height in ends.items()]
+        here = iter(known)
+        heights = [ends[next(here)] if name in trial.params else NOT_SET for trial in trials]
+        return _Axis(_in_two_lines(name), heights, ticks, NOT_SET in heights)
+
+    @staticmethod
+    def of_score(study: Study, trials: Sequence[Trial], at: int) -> _Axis:
+        sought = study.objectives[at]
+        scores = [sought.sign * trial.score(at) for trial in trials]
+        known = [score for score in scores if math.isfinite(score)]
+        low, high = min(known, default=0.0), max(known, default=0.0)
+        span = high - low or 1.0
+        scale, label = objective(sought)
+        ticks = [
+            ((value - low) / span, _written(sought.sign * scale * value))
+            for value in sorted({low, high})
+        ]
+        return _Axis(_in_two_lines(label), [(s - low) / span for s in scores], ticks)
+
+
+def _apart(heights: dict[Any, float]) -> list[Any]:
+    """The values at both ends of an axis, and others that are far enough from those before."""
+    shown: list[Any] = []
+    for value in sorted(heights, key=lambda value: heights[value]):
+        if not shown or heights[value] - heights[shown[-1]] >= 0.12:
+            shown.append(value)
+    last = max(heights, key=lambda value: heights[value])
+    return shown if last in shown else [*shown[:-1], last]
+
+
+def _written(value: float) -> str:
+    """A number in three digits, or all before the point."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _in_two_lines(name: str) -> str:
+    """The section of a key above its last part."""
+    first, dot, last = name.rpartition(".")
+    return f"{_cut_off(first, 16)}{dot}\n{_cut_off(last, 16)}" if dot else _cut_off(name, 20)
+
+
+@registered("figure")
+@section("study")
+def parameters(results: Experiment) -> Panels:
+    """What each parameter did.
+
+    The score at the highest rung that each trial reached, by parameter; larger dots got further.
+    Shown are at most six parameters, the most important first where their importance is known.
+    """
+    study = results.study
+    if study is None or not study.scored:
+        return []
+    return [_parameter(study, name) for name in _most_important(study)[:PARAMETERS_ALONE]]
+
+
+def _parameter(study: Study, name: str) -> Figure:
+    figure, axes = _panel(WIDTH, 2.5)
+    known = [trial for trial in study.scored if name in trial.params]
+    values = [trial.params[name] for trial in known]
+    if numeric(values):
+        place = [float(value) for value in values]
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    else:
+        words = sorted({as_word(value) for value in values})
+        place = [float(words.index(as_word(value))) for value in values]
+        axes.set_xticks(range(len(words)), [_cut_off(word, 14) for word in words])
+        axes.set_xlim(-0.5, len(words) - 0.5)
+    _dots(axes, study, known, place)
+    if numeric(values) and logarithmic(place):
+        _by_magnitude(axes)
+    axes.set_title(name)
+    axes.set_ylabel(objective(study.objectives[0])[1])
+    return figure
+
+
+def _dots(axes: Axes, study: Study, shown: Sequence[Trial], places: Sequence[float]) -> None:
+    """A dot for each trial at its first objective; larger ones got further."""
+    scale, _ = objective(study.objectives[0])
+    for trial, place in sorted(zip(shown, places, strict=True), key=lambda t: t[0] is study.winner):
+        strong = trial is study.winner
+        axes.scatter(
+            place, scale * trial.score(), s=(46 if strong else 18) + 14 * (len(trial.rungs) - 1),
+            color=ACCENT if strong else MUTED, alpha=1 if strong else 0.6, linewidth=0,
+            zorder=3 if strong else 2,
+        )  # fmt: skip
+
+
+def _by_magnitude(axes: Axes) -> None:
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
+
+
+def _most_important(study: Study) -> list[str]:
+    """The varied parameters, by importance where it is known and in their order elsewhere."""
+    found = importance(study)
+    return sorted(study.varied, key=lambda name: -found.get(name, 0.0))
+
+
+def _best_and_worst(study: Study) -> tuple[float, float]:
+    scores = [trial.score() for trial in study.scored]
+    ends = (max(scores), min(scores))
+    return ends if study.objectives[0].sign > 0 else ends[::-1]
+
+
+def as_word(value: Any) -> str:
+    """A parameter's value that is no number, as it stands in a configuration."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def objective(sought: Objective) -> tuple[float, str]:
+    """By what to multiply the scores of an objective, and what to call them."""
+    plain = {"seconds": "training time, s", "parameters": "parameters"}
+    if sought.name in plain:
+        return 1.0, plain[sought.name]
+    if any(word in sought.name for word in ("loss", "rmse", "mae")):
+        return 1.0, sought.name
+    return 100.0, f"{sought.name}, %"
 
 
 # Drawing

@@ -12,6 +12,7 @@ import inspect
 import io
 import math
 import re
+import shlex
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ from swath.report.tables import (
     worth,
     write_tables,
 )
-from swath.study.results import Experiment, Measure, Scores, Split, read_experiment
+from swath.study.results import Experiment, Measure, Scores, Split, Study, read_experiment
 
 # section of the page -> its heading and what it says first
 SECTIONS = {
@@ -398,6 +399,8 @@ def _notes(results: Experiment, section: str) -> list[str]:
             for split in results.splits
             for problem in split.audit.get("problems") or ()
         ][:8]
+    if section == "study":
+        return _why_failed(results.study) if results.study else []
     if section == "prediction":
         left_out = sum(
             max(0, len(split.runs[0].maps) - figures.SCENES_SHOWN)
@@ -464,19 +467,56 @@ def _first(split: Split) -> Measure:
     return split.scores.measures[split.scores.headline]
 
 
+def _why_failed(study: Study) -> list[str]:
+    """That all trials failed, and of what; nothing where one did not."""
+    if study.scored:
+        return []
+    reasons: dict[str, list[str]] = {}
+    for trial in study.trials:
+        reasons.setdefault(trial.reason or "no reason was given", []).append(str(trial.number))
+    told = [
+        f"Trial{'s' * (len(numbers) > 1)} {', '.join(numbers)}: {reason}"
+        for reason, numbers in reasons.items()
+    ]
+    return ["No trial of the study has a score, so nothing won.", *told]
+
+
 def _command(results: Experiment) -> str:
-    """How to run the winner of the study as an experiment."""
-    if results.study is None:
+    """How to run the winner of the study as an experiment; empty where nothing won."""
+    winner = results.study.winner if results.study else None
+    if winner is None:
         return ""
-    chosen = " ".join(f"{key}={_value(v)}" for key, v in results.study.best.params.items())
-    return f'snakemake --config experiment={results.name} set="{chosen}"'
+    chosen = " ".join(f"{key}={_one_word(as_hydra(value))}" for key, value in winner.params.items())
+    if chosen.endswith(("'", '"')):
+        chosen += " "  # Snakemake strips quotes from both ends
+    # Within double quotes a shell would still expand these.
+    bare = not re.search(r"[!$`]", chosen)
+    escaped = re.sub(r'([\\"])', r"\\\1", chosen)
+    quoted = f'"{escaped}"' if bare else shlex.quote(chosen)
+    return f"snakemake --config experiment={results.name} set={quoted}"
 
 
-def _value(value: Any) -> str:
-    """A value as Hydra reads it."""
+def _one_word(value: str) -> str:
+    """A value as `set` parts overrides: as a shell parts words."""
+    return value if shlex.split(value) == [value] else shlex.quote(value)
+
+
+def as_hydra(value: Any) -> str:
+    """A value as Hydra's override grammar reads it, without blanks where it can be."""
     if value is None:
         return "null"
-    return str(value).lower() if isinstance(value, bool) else f"{value}"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return f"[{','.join(as_hydra(item) for item in value)}]"
+    if not isinstance(value, str):
+        return repr(value)
+    reserved = value.lower() in ("null", "true", "false", "nan", "inf")
+    if re.fullmatch(r"[A-Za-z_][\w./-]*", value, re.ASCII) and not reserved:
+        return value
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    return QuotedString(value, Quote.double).with_quotes()
 
 
 def code_version(project: Path) -> str:

@@ -15,7 +15,15 @@ import pandas as pd
 
 from swath.files import whole, write_json
 from swath.report import figures
-from swath.study.results import Experiment, Measure, Split
+from swath.study.results import (
+    Experiment,
+    Final,
+    FinalRun,
+    Measure,
+    Objective,
+    Split,
+    Study,
+)
 
 MEASURES = {
     "macro_ap": "Mean average precision",
@@ -65,6 +73,8 @@ REGIONS_SHOWN = 10
 """blocks of the ground whose scores are listed"""
 SCENES_SHOWN = 15
 """scenes up to which the scores of each are listed; of more, the worst"""
+TRIALS_SHOWN = 50
+"""trials of a study that are listed, the best"""
 BANDS_LISTED = 30
 """bands up to which their statistics are listed; of more, they are drawn alone"""
 
@@ -81,6 +91,8 @@ class Table:
     """whether the cells are words, not numbers to be aligned on the right"""
     said: bool = False
     """whether the second column is words all the same"""
+    remarks: bool = False
+    """whether the last column is words all the same"""
     strong: Sequence[int] = ()
     """rows to be set off"""
     wide: bool = False
@@ -207,7 +219,7 @@ def page_tables(results: Experiment, code: str) -> dict[str, list[Table]]:
             *([_audit_table(results)] if results.splits else []),
             *(_parts_table(split, results) for split in results.splits),
         ],
-        "study": [_trials_table(results)] if results.study else [],
+        "study": _study_tables(results, results.study) if results.study else [],
         "making": [_making_table(results, code), _environment_table(), *_costs_table(results)],
     }
 
@@ -585,47 +597,130 @@ def _parts_table(split: Split, results: Experiment) -> Table:
     )
 
 
-def _trials_table(results: Experiment) -> Table:
-    study = results.study
-    assert study is not None
-    scale, label = figures.objective(study)
+def _study_tables(results: Experiment, study: Study) -> list[Table]:
+    """What the winner scores on the test part, the candidates of the final, and all trials."""
+    if study.final is None:
+        return [_trials_table(study)]
+    candidates = _candidates_table(study, study.final)
+    return [*_judgement_table(results, study.final), candidates, _trials_table(study)]
+
+
+def _trials_table(study: Study) -> Table:
+    """The trials, the winner first: the first objective by rung, the others where each ended."""
+    sought, several = study.objectives, len(study.objectives) > 1
     ranked = sorted(
         study.trials,
         key=lambda t: (
-            t is not study.best,
-            math.isnan(t.score),
+            t is not study.winner,
+            several and t.number not in study.front,
+            t not in study.scored,
+            t.state == "skipped",
             -len(t.rungs),
-            -t.score if study.direction == "maximize" else t.score,
+            -sought[0].sign * t.score() if t in study.scored else 0.0,
         ),
     )
+    shown = ranked[:TRIALS_SHOWN]
     names = list(dict.fromkeys(name for trial in study.trials for name in trial.params))
-    epochs = sorted({int(e) for trial in study.trials for e in trial.rungs["epochs"]})
+    epochs = sorted({rung.epochs for trial in study.trials for rung in trial.rungs})
     rows = []
-    for trial in ranked:
-        reached = dict(zip(trial.rungs["epochs"], trial.rungs["score"], strict=True))
-        scores = [reached.get(each, math.nan) for each in epochs]
+    for trial in shown:
+        reached = {rung.epochs: rung.scores[0] for rung in trial.rungs if rung.scores}
         rows.append(
             (
                 str(trial.number),
-                *(_parameter(trial.params.get(name)) for name in names),
-                *(
-                    NONE if math.isnan(s) else f"{scale * s:.{1 if scale > 1 else 3}f}"
-                    for s in scores
-                ),
+                *(_parameter(trial.params[n]) if n in trial.params else "" for n in names),
+                *(scored(sought[0], reached.get(each, math.nan)) for each in epochs),
+                *(scored(each, trial.score(at)) for at, each in enumerate(sought) if at),
+                duration(trial.seconds),
                 trial.state + (f": {trial.reason}" if trial.reason else ""),
             )
         )
+    first, *others = (figures.objective(each)[1] for each in sought)
+    front = "; those in bold no other beats in all objectives" if several else ""
+    cut_off = len(shown) < len(ranked)
+    best = f"the best {len(shown)} of {len(ranked):,}" if cut_off else "the best first"
     return Table(
-        f"Trials, the best first; {label} after each rung",
-        ("Trial", *names, *(f"{each} epochs" for each in epochs), "State"),
+        f"Trials, {best}; {first} after each rung{front}",
+        ("Trial", *names, *(f"{each} epochs" for each in epochs), *others, "Time", "State"),
         rows,
-        strong=[0],
+        strong=[
+            at
+            for at, trial in enumerate(shown)
+            if (trial.number in study.front if several else trial is study.winner)
+        ],
+        remarks=True,
         wide=True,
     )
 
 
+def scored(sought: Objective, value: float, spread: float = math.nan) -> str:
+    """A score by an objective as it is written, with its standard deviation where it has one."""
+    if not math.isfinite(value):
+        return NONE
+    scale, _ = figures.objective(sought)
+    whole = abs(value) >= 1000
+    digits = 1 if scale > 1 else 0 if whole else 3
+    written = f"{scale * value:,.{digits}f}".replace("-", "−")
+    return written if math.isnan(spread) else f"{written} ± {scale * spread:,.{digits}f}"
+
+
 def _parameter(value: Any) -> str:
-    return NONE if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else figures.as_word(value)
+
+
+def _candidates_table(study: Study, final: Final) -> Table:
+    ranked = sorted(final.candidates, key=lambda c: (c.number != final.winner, c.rank))
+    keys = sorted({(run.fold, run.seed) for each in ranked for run in each.runs})
+    rows = []
+    for each in ranked:
+        runs = {(run.fold, run.seed): run for run in each.runs}
+        mean, sd = (row or [math.nan] * len(study.objectives) for row in (each.mean, each.sd))
+        rows.append(
+            (
+                f"{each.number} (won)" if each.number == final.winner else str(each.number),
+                *map(scored, study.objectives, mean, sd),
+                *(_final_run(study, runs.get(key)) for key in keys),
+            )
+        )
+    titles = [figures.objective(each)[1] for each in study.objectives]
+    return Table(
+        f"The final: mean ± standard deviation over the runs, and {titles[0]} of each",
+        ("Trial", *titles, *(f"fold {fold}, seed {seed}" for fold, seed in keys)),
+        rows,
+        strong=[0] if final.winner is not None else [],
+        wide=True,
+    )
+
+
+def _final_run(study: Study, run: FinalRun | None) -> str:
+    if run is None:
+        return NONE
+    if not run.scores:
+        return f"failed: {run.reason}" if run.reason else "failed"
+    return scored(study.objectives[0], run.scores[0])
+
+
+def _judgement_table(results: Experiment, final: Final) -> list[Table]:
+    test = final.test
+    if test is None or not test.runs:
+        return []
+    headline = test.runs[0].headline
+    rows = []
+    for run in test.runs:
+        bounds = within(headline, Measure(run.value, run.low, run.high)) or NONE
+        rows.append((f"fold {run.fold}, seed {run.seed}", worth(headline, run.value), bounds))
+    if len(rows) > 1:
+        values = pd.Series([run.value for run in test.runs])
+        both = f"{worth(headline, values.mean(), 2)} ± {worth(headline, values.std(), 2)}"
+        rows.append((f"mean ± standard deviation of {len(values)}", both, NONE))
+    return [
+        Table(
+            f"The test part of the split {test.split}, touched once, by the winner",
+            ("Run", titled(headline, results), "95 % CI"),
+            rows,
+            leaks_of(split for split in results.splits if split.name == test.split),
+        )
+    ]
 
 
 def _making_table(results: Experiment, code: str) -> Table:

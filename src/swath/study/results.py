@@ -10,13 +10,14 @@ import json
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
 import yaml
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 from swath.data.patchset import PatchSet, open_patches
 from swath.errors import DataError
@@ -193,32 +194,168 @@ class Split:
         return rows.set_index("patch")["part"]
 
 
+def _nan_of_null(value: Any) -> Any:
+    return math.nan if value is None else value
+
+
+Known = Annotated[float, BeforeValidator(_nan_of_null)]
+"""A number of a study's files, nan where they say null."""
+Row = Annotated[tuple[Known, ...], BeforeValidator(lambda value: () if value is None else value)]
+"""Numbers likewise, none where they say null."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a study seeks: a column of a run's history, `parameters` or `seconds`."""
+
+    name: str
+    direction: Literal["maximize", "minimize"]
+
+    @property
+    def sign(self) -> int:
+        """By what to multiply a score so that more is better."""
+        return 1 if self.direction == "maximize" else -1
+
+
+@dataclass(frozen=True)
+class Rung:
+    """What a trial had reached at the end of one rung."""
+
+    rung: int
+    epochs: int
+    """counted from the trial's start"""
+    scores: Row
+    """one for each objective; none where it failed here"""
+    seconds: Known
+    """of training in all so far"""
+    run_id: str | None = None
+    curve: Row = ()
+    """the first objective after each epoch from the first; none where it is not known by epoch"""
+
+
 @dataclass(frozen=True)
 class Trial:
-    """One point of a study, with its score at each rung that it reached."""
+    """One point of a study, with its scores at each rung that it reached."""
 
     number: int
     params: dict[str, Any]
-    rungs: pd.DataFrame
-    """columns: rung, epochs, score, seconds, run_id"""
-    state: str
-    reason: str | None
+    """key of the configuration -> value; conditional keys are absent where they do not apply"""
+    rungs: tuple[Rung, ...]
+    state: Literal["complete", "stopped", "failed", "skipped"]
+    reason: str | None = None
+    generation: int = 0
 
     @property
-    def score(self) -> float:
-        """Score at the highest rung reached; nan where there is none."""
-        known = self.rungs["score"].dropna() if len(self.rungs) else self.rungs
-        return float(known.iloc[-1]) if len(known) else math.nan
+    def reached(self) -> Rung | None:
+        """The highest rung at which it has scores."""
+        scored = [rung for rung in self.rungs if rung.scores]
+        return max(scored, key=lambda rung: rung.rung) if scored else None
+
+    def score(self, objective: int = 0) -> float:
+        """Score at that rung by one of the objectives; nan where there is none."""
+        return self.reached.scores[objective] if self.reached else math.nan
+
+    @property
+    def seconds(self) -> float:
+        """Training time up to that rung; nan where it is unknown."""
+        return self.reached.seconds if self.reached else math.nan
+
+    @property
+    def curve(self) -> tuple[float, ...]:
+        """The first objective after each epoch from the first, as far as the trial came."""
+        return max((rung.curve for rung in self.rungs), key=len, default=())
+
+
+@dataclass(frozen=True)
+class FinalRun:
+    """One training of a candidate of the final."""
+
+    fold: int
+    seed: int
+    scores: Row
+    seconds: Known = math.nan
+    run_id: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A trial that was trained anew on every fold and seed of the final."""
+
+    number: int
+    rank: int
+    mean: Row
+    """over its runs, one for each objective; none where all failed"""
+    sd: Row
+    runs: tuple[FinalRun, ...]
+
+
+@dataclass(frozen=True)
+class JudgedRun:
+    """What one run of the winner scores on the test part."""
+
+    fold: int
+    seed: int
+    headline: str
+    value: float
+    low: Known = math.nan
+    high: Known = math.nan
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The test part, touched once, by the winner."""
+
+    split: str
+    runs: tuple[JudgedRun, ...]
+
+
+@dataclass(frozen=True)
+class Final:
+    """The best trials, trained anew over folds and seeds, and the one that won."""
+
+    candidates: tuple[Candidate, ...]
+    winner: int | None
+    test: Judgement | None = None
 
 
 @dataclass(frozen=True)
 class Study:
-    """A sweep: what it sought, its trials and the best one."""
+    """A sweep: what it sought, its trials, and what came of them."""
 
-    objective: str
-    direction: str
+    study: str
+    mode: Literal["static", "async"]
+    sampler: str
+    objectives: Annotated[tuple[Objective, ...], Field(min_length=1)]
     trials: tuple[Trial, ...]
-    best: Trial
+    front: tuple[int, ...]
+    """numbers of the trials that no other beats in all objectives"""
+    best: int | None
+    """number of the best trial; None where all failed"""
+    final: Final | None = None
+    winner_text: str = ""
+    """the winner's configuration as the text of a conf/experiment file"""
+
+    @property
+    def winner(self) -> Trial | None:
+        """The winner of the final, or the best trial where there is no final."""
+        number = self.final.winner if self.final else self.best
+        return next((trial for trial in self.trials if trial.number == number), None)
+
+    @property
+    def scored(self) -> list[Trial]:
+        """The trials that have a score."""
+        return [trial for trial in self.trials if math.isfinite(trial.score())]
+
+    @property
+    def varied(self) -> list[str]:
+        """The parameters in which trials differ; a parameter that one does not have differs."""
+        names = dict.fromkeys(name for trial in self.trials for name in trial.params)
+        told = {
+            name: {json.dumps(trial.params.get(name, "…")) for trial in self.trials}
+            for name in names
+        }
+        return [name for name in names if len(told[name]) > 1]
 
 
 @dataclass(frozen=True)
@@ -339,7 +476,7 @@ def read_experiment(folder: Path, *, project: Path = Path()) -> Experiment:
         patches=patches,
         index=read_json(index),
         splits=tuple(sorted(splits, key=lambda split: (split.leaky, split.name))),
-        study=_study(folder / "study" / "trials.json"),
+        study=_study(folder / "study"),
         costs=_costs(folder / "benchmarks"),
     )
 
@@ -506,31 +643,48 @@ def _baselines(folder: Path, split: str) -> tuple[Baseline, ...]:
     return tuple(found)
 
 
-def _study(path: Path) -> Study | None:
-    if not path.is_file():
+def _study(folder: Path) -> Study | None:
+    trials, final, winner = (folder / n for n in ("trials.json", "final.json", "winner.yaml"))
+    if not trials.is_file():
         return None
-    stored = read_json(path)
-    columns = ["rung", "epochs", "score", "seconds", "run_id"]
-    trials = tuple(
-        Trial(
-            number=int(trial["number"]),
-            params=dict(trial["params"]),
-            rungs=pd.DataFrame(trial.get("rungs") or [], columns=columns)
-            .astype({"score": float, "seconds": float})
-            .sort_values("rung"),
-            state=str(trial["state"]),
-            reason=trial.get("reason"),
-        )
-        for trial in stored["trials"]
-    )
-    best = [trial for trial in trials if trial.number == stored["best"]]
-    if not best:
-        raise DataError(
-            f"names trial {json.dumps(stored['best'])} the best and does not list it",
-            where=path,
-            mend=_MEND,
-        )
-    return Study(str(stored["objective"]), str(stored["direction"]), trials, best[0])
+    study: Study = _validated(Study, trials)
+    if final.is_file():
+        study = replace(study, final=_validated(Final, final))
+    if winner.is_file():
+        study = replace(study, winner_text=winner.read_text(encoding="utf-8"))
+    _prove(study, trials, final)
+    return study
+
+
+def _validated(kind: Any, path: Path) -> Any:
+    """What a file holds as that dataclass."""
+    try:
+        return TypeAdapter(kind).validate_python(read_json(path))
+    except ValidationError as wrong:
+        first = wrong.errors()[0]
+        where = ".".join(str(step) for step in first["loc"]) or "the whole"
+        raise DataError(f"{where}: {first['msg']}", where=path, mend=_MEND) from None
+
+
+def _prove(study: Study, trials: Path, final: Path) -> None:
+    """Refuse what names a trial that is not listed, or has not one score for each objective."""
+    listed = [trial.number for trial in study.trials]
+    named = [(trials, listed, number) for number in (*study.front, study.best)]
+    rows = [(trials, rung.scores) for trial in study.trials for rung in trial.rungs]
+    if study.final:
+        candidates = study.final.candidates
+        entered = [candidate.number for candidate in candidates]
+        named += [(final, listed, number) for number in entered]
+        named += [(final, entered, study.final.winner)]
+        rows += [(final, run.scores) for each in candidates for run in each.runs]
+        rows += [(final, row) for each in candidates for row in (each.mean, each.sd)]
+    for path, known, number in named:
+        if number is not None and number not in known:
+            raise DataError(f"names trial {number} and does not list it", where=path, mend=_MEND)
+    for path, row in rows:
+        if row and len(row) != len(study.objectives):
+            wrong = f"{len(row)} scores where there are {len(study.objectives)} objectives"
+            raise DataError(f"has {wrong}", where=path, mend=_MEND)
 
 
 def _costs(folder: Path) -> pd.DataFrame:
