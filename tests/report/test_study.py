@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 import shutil
@@ -364,15 +363,26 @@ def test_a_study_in_which_all_failed_says_so_with_the_reasons(
     stored |= {"best": None, "front": []}
     results = study_of(trials=stored)
     text = page.page(results, code="")
-    assert "No trial of the study has a score, so nothing won." in text
+    assert "No trial has a score, so nothing won." in text
     assert "Trial 3: the &lt;loss&gt; was not finite" in text
     assert "Trials 0, 1, 2, 4, 5," in text and "Run the winner" not in text
     assert "study" not in page.drawn_figures(results)
     assert len(tables(results)) == 1 and tables(results)[0].strong == []
 
 
-def test_stored_studies_are_json(segmentation: Path) -> None:
-    stored = json.loads((segmentation / "study" / "trials.json").read_text())
-    assert {trial["state"] for trial in stored["trials"]} == {
-        "complete", "stopped", "failed", "skipped",
-    }  # fmt: skip
+def test_a_sentence_says_how_the_trials_ended_and_what_cannot_be_told(one: Experiment) -> None:
+    (told,) = page._notes(one, "study")
+    assert (
+        told == "18 trials by the sampler tpe, static: 2 complete, 13 stopped, 2 failed, 1 skipped."
+    )
+    few = replace(study(one), trials=study(one).trials[:8])
+    assert page._notes(replace(one, study=few), "study")[1] == (
+        f"Which parameters matter is not shown: that takes {LEAST_TRIALS} trials with a score on "
+        "the first rung."
+    )
+    final = study(one).final
+    assert final
+    lost = replace(study(one), final=replace(final, winner=None))
+    told = page._notes(replace(one, study=lost), "study")[1]
+    assert told == "Every run of the final failed, so nothing won."
+    assert page._command(replace(one, study=lost)) == ""

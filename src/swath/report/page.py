@@ -14,6 +14,7 @@ import math
 import re
 import shlex
 import subprocess
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,7 @@ from swath.report.tables import (
     worth,
     write_tables,
 )
+from swath.study.importance import LEAST_TRIALS, on_first_rung
 from swath.study.results import Experiment, Measure, Scores, Split, Study, read_experiment
 
 # section of the page -> its heading and what it says first
@@ -64,6 +66,8 @@ SECTIONS = {
     "study": ("The study", ""),
     "making": ("What made it", ""),
 }
+STATES = ("complete", "stopped", "failed", "skipped")
+"""how a trial ends, in the order in which they are counted"""
 DENSE_PX = 400
 """a panel that is wider than this keeps most of its width on a telephone, and scrolls"""
 
@@ -400,7 +404,7 @@ def _notes(results: Experiment, section: str) -> list[str]:
             for problem in split.audit.get("problems") or ()
         ][:8]
     if section == "study":
-        return _why_failed(results.study) if results.study else []
+        return _of_study(results.study) if results.study else []
     if section == "prediction":
         left_out = sum(
             max(0, len(split.runs[0].maps) - figures.SCENES_SHOWN)
@@ -467,18 +471,33 @@ def _first(split: Split) -> Measure:
     return split.scores.measures[split.scores.headline]
 
 
-def _why_failed(study: Study) -> list[str]:
-    """That all trials failed, and of what; nothing where one did not."""
-    if study.scored:
-        return []
+def _of_study(study: Study) -> list[str]:
+    """How its trials ended, what nothing can be said of, and why where all failed."""
+    ends: Counter[str] = Counter(trial.state for trial in study.trials)
+    counts = ", ".join(f"{ends[state]} {state}" for state in STATES if ends[state])
+    many = f"{len(study.trials):,} trial{'s' * (len(study.trials) != 1)}"
+    told = [f"{many} by the sampler {study.sampler}, {study.mode}: {counts}."]
+    if not study.scored:
+        return [*told, "No trial has a score, so nothing won.", *_reasons(study)]
+    if study.winner is None:
+        told.append("Every run of the final failed, so nothing won.")
+    if len(on_first_rung(study)) < LEAST_TRIALS:
+        told.append(
+            f"Which parameters matter is not shown: that takes {LEAST_TRIALS} trials with a score "
+            "on the first rung."
+        )
+    return told
+
+
+def _reasons(study: Study) -> list[str]:
+    """The trials by the reason why they failed."""
     reasons: dict[str, list[str]] = {}
     for trial in study.trials:
         reasons.setdefault(trial.reason or "no reason was given", []).append(str(trial.number))
-    told = [
+    return [
         f"Trial{'s' * (len(numbers) > 1)} {', '.join(numbers)}: {reason}"
         for reason, numbers in reasons.items()
     ]
-    return ["No trial of the study has a score, so nothing won.", *told]
 
 
 def _command(results: Experiment) -> str:

@@ -92,7 +92,7 @@ class Table:
     said: bool = False
     """whether the second column is words all the same"""
     remarks: bool = False
-    """whether the last column is words all the same"""
+    """whether the second column is a remark beside numbers; unlike `said`, strong rows are bold"""
     strong: Sequence[int] = ()
     """rows to be set off"""
     wide: bool = False
@@ -628,11 +628,11 @@ def _trials_table(study: Study) -> Table:
         rows.append(
             (
                 str(trial.number),
-                *(_parameter(trial.params[n]) if n in trial.params else "" for n in names),
+                trial.state + (f": {trial.reason}" if trial.reason else ""),
                 *(scored(sought[0], reached.get(each, math.nan)) for each in epochs),
                 *(scored(each, trial.score(at)) for at, each in enumerate(sought) if at),
                 duration(trial.seconds),
-                trial.state + (f": {trial.reason}" if trial.reason else ""),
+                *(_parameter(trial.params[n]) if n in trial.params else "" for n in names),
             )
         )
     first, *others = (figures.objective(each)[1] for each in sought)
@@ -641,7 +641,7 @@ def _trials_table(study: Study) -> Table:
     best = f"the best {len(shown)} of {len(ranked):,}" if cut_off else "the best first"
     return Table(
         f"Trials, {best}; {first} after each rung{front}",
-        ("Trial", *names, *(f"{each} epochs" for each in epochs), *others, "Time", "State"),
+        ("Trial", "State", *(f"{each} epochs" for each in epochs), *others, "Time", *names),
         rows,
         strong=[
             at
