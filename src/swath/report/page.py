@@ -505,7 +505,9 @@ def _command(results: Experiment) -> str:
     winner = results.study.winner if results.study else None
     if winner is None:
         return ""
-    chosen = " ".join(f"{key}={_one_word(as_hydra(value))}" for key, value in winner.params.items())
+    epochs = max((rung.epochs for rung in winner.rungs), default=None)
+    given = {**winner.params, **({"trainer.epochs": epochs} if epochs else {}), "sweep": "none"}
+    chosen = " ".join(f"{key}={_one_word(as_hydra(value))}" for key, value in given.items())
     if chosen.endswith(("'", '"')):
         chosen += " "  # Snakemake strips quotes from both ends
     # Within double quotes a shell would still expand these.

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from swath.errors import RunError
 from swath.files import files_below, read_json
@@ -102,18 +102,28 @@ def _named(results: Path) -> tuple[dict[str, str], dict[str, str]]:
     """The runs that finished results name, and those that unfinished studies need: id -> result."""
     finished: dict[str, str] = {}
     needed: dict[str, str] = {}
-    for facts in sorted(results.glob("**/runs/*/run.json")):
+    for facts in sorted(
+        [*results.glob("**/runs/*/run.json"), *results.glob("**/winner/*/run.json")]
+    ):
         # Written last: model and metrics are there.
         finished[read_json(facts)["run_id"]] = str(facts.parent.relative_to(results))
     for study in sorted(path for path in results.glob("**/study") if path.is_dir()):
-        shards = sorted(study.glob("rung*/shard*.json"))
-        end = study / "trials.json"
-        latest = max((path.stat().st_mtime for path in shards), default=0.0)
+        jobs = sorted([*study.glob("**/shard*.json"), *study.glob("worker*.json")])
+        # The last that is written of it, where there is a final.
+        end = study / ("final.json" if (study / "final").is_dir() else "trials.json")
+        latest = max((path.stat().st_mtime for path in jobs), default=0.0)
         complete = end.is_file() and end.stat().st_mtime >= latest
-        for row in (row for path in shards for row in read_json(path)):
+        for row in (row for path in jobs for row in _rows(path)):
             name = f"{study.relative_to(results)}/trial{row['number']}"
             (finished if complete else needed)[row["run_id"]] = name
     return finished, needed
+
+
+def _rows(job: Path) -> list[dict[str, Any]]:
+    """The rows of a job of a study, or of all that a worker knows."""
+    found: Any = read_json(job)
+    rows: list[dict[str, Any]] = found["rows"] if isinstance(found, dict) else found
+    return rows
 
 
 @contextmanager

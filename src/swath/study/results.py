@@ -644,14 +644,16 @@ def _baselines(folder: Path, split: str) -> tuple[Baseline, ...]:
 
 
 def _study(folder: Path) -> Study | None:
-    trials, final, winner = (folder / n for n in ("trials.json", "final.json", "winner.yaml"))
+    trials, final = folder / "trials.json", folder / "final.json"
     if not trials.is_file():
         return None
     study: Study = _validated(Study, trials)
     if final.is_file():
         study = replace(study, final=_validated(Final, final))
-    if winner.is_file():
-        study = replace(study, winner_text=winner.read_text(encoding="utf-8"))
+    # Without a final the best trial is the winner.
+    texts = [folder / name for name in ("winner.yaml", "best.yaml") if (folder / name).is_file()]
+    if texts and study.best is not None:
+        study = replace(study, winner_text=texts[0].read_text(encoding="utf-8"))
     _prove(study, trials, final)
     return study
 

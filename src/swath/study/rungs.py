@@ -124,7 +124,9 @@ def objectives(sweep: dict[str, Any], monitor: str) -> list[Objective]:
     named = sweep["objective"] or f"val/{monitor}"
     names = [named] if isinstance(named, str) else list(named)
     given = sweep["direction"]
-    ways: list[Any] = [given] * len(names) if given is None or isinstance(given, str) else list(given)
+    ways: list[Any] = (
+        [given] * len(names) if given is None or isinstance(given, str) else list(given)
+    )
     return [Objective(n, way or direction_of(n)) for n, way in zip(names, ways, strict=True)]
 
 
