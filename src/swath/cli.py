@@ -664,9 +664,10 @@ def evaluate(
     """
     import numpy as np
 
+    from swath.data.earth import Blocks
     from swath.data.scene import is_labelled
     from swath.files import whole, write_json
-    from swath.plan import read_sections
+    from swath.plan import read_sections, without
     from swath.study import regression, scores, several
 
     settings = read_sections("evaluate", config)["scores"]
@@ -676,9 +677,9 @@ def evaluate(
             saved.get(key) for key in ("patch", "predicted", "confidence")
         )
     truth = opened.label.gather(which)
-    places = opened.places.iloc[which].reset_index(drop=True)
-    scenes = places["scene"].map(dict(enumerate(opened.facts["scenes"])))
-    bootstrap = scores.Bootstrap.of(places, **settings)
+    scenes = opened.places["scene"].iloc[which].map(dict(enumerate(opened.facts["scenes"])))
+    blocks = Blocks.of(opened.places, settings["block_m"])[which]
+    bootstrap = scores.Bootstrap.of(blocks, **without(settings, "block_m"))
     of_groups: Callable[[pd.Series], pd.DataFrame]
     if opened.facts.get("target"):
         off = regression.sums(truth, predicted)
@@ -699,8 +700,7 @@ def evaluate(
     with whole(out / "scores_by_scene.parquet") as part:
         of_groups(scenes).to_parquet(part, index=False)
     with whole(out / "scores_by_region.parquet") as part:
-        by_region = scores.by_region(of_groups, places, settings["block_m"])
-        by_region.to_parquet(part, index=False)
+        scores.by_region(of_groups, blocks).to_parquet(part, index=False)
     run = {"split": split, "fold": fold, "seed": seed, "part": "test", "patches": len(which)}
     pixels = int(is_labelled(truth).sum()) if opened.facts["labels"] == "pixel" else None
     write_json(out / "scores.json", run | {"pixels": pixels} | figures)

@@ -20,6 +20,7 @@ from scipy.ndimage import gaussian_filter
 from sklearn.metrics import cohen_kappa_score
 
 from swath.data.card import Card
+from swath.data.earth import Blocks
 from swath.data.layouts.scene_folders import scene_folders
 from swath.data.patches import Cutting, cut
 from swath.data.patchset import PatchSet, open_patches
@@ -312,9 +313,8 @@ def _judged(
     that is worth."""
     truth, several = patches.label.gather(test), patches.facts["labels"] == "several"
     confidence: dict[str, np.ndarray] = {}
-    places = patches.places.iloc[test].reset_index(drop=True)
-    scenes = places["scene"].map(dict(enumerate(patches.facts["scenes"])))
-    bootstrap = Bootstrap.of(places, block_m=1e5, draws=50)
+    scenes = patches.places["scene"].iloc[test].map(dict(enumerate(patches.facts["scenes"])))
+    bootstrap = Bootstrap.of(Blocks.of(patches.places, 1e5)[test], draws=50)
     of.mkdir(parents=True)
     if patches.facts.get("target"):
         predicted = (truth + wrong * rng.normal(0.5, 1, truth.shape)).astype(np.float32)
@@ -339,7 +339,9 @@ def _judged(
     np.savez(of / "predictions.npz", patch=test, predicted=predicted, **confidence)
     write_file(of / "scores.json", scores)
     of_groups(scenes).to_parquet(of / "scores_by_scene.parquet")
-    by_region(of_groups, places, BLOCK_M).to_parquet(of / "scores_by_region.parquet")
+    by_region(of_groups, Blocks.of(patches.places, BLOCK_M)[test]).to_parquet(
+        of / "scores_by_region.parquet"
+    )
 
 
 def _run(

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from sklearn import metrics
 
+from swath.data.earth import Blocks
 from swath.study.regression import by_group, score, summary, sums
 from swath.study.scores import Bootstrap
 
@@ -20,9 +21,11 @@ def drawn(seed: int = 0, patches: int = 60) -> tuple[np.ndarray, np.ndarray]:
     return truth, predicted.astype(np.float32)
 
 
-def places(count: int) -> pd.DataFrame:
+def row_of(count: int, side_m: float) -> Blocks:
+    """Blocks of patches in a row from west to east."""
     west = 512_000.0 + np.arange(count) * 640.0
-    return pd.DataFrame({"west": west, "north": 5_000_000.0, "epsg": 32632})
+    places = {"west": west, "south": 4_999_360.0, "east": west + 640, "north": 5_000_000.0}
+    return Blocks.of(pd.DataFrame(places | {"epsg": 32632}), side_m)
 
 
 def test_figures_worked_out_by_hand() -> None:
@@ -37,7 +40,7 @@ def test_figures_worked_out_by_hand() -> None:
 
 def test_the_figures_of_scikit_learn_with_an_interval_around_them() -> None:
     truth, predicted = drawn()
-    got = score(sums(truth, predicted), Bootstrap.of(places(60), block_m=6400.0, draws=300))
+    got = score(sums(truth, predicted), Bootstrap.of(row_of(60, 6400.0), draws=300))
     t, p = truth.ravel(), predicted.ravel()
     assert got["rmse"]["value"] == pytest.approx(metrics.root_mean_squared_error(t, p), rel=1e-5)
     assert got["mae"]["value"] == pytest.approx(metrics.mean_absolute_error(t, p), rel=1e-5)
@@ -50,7 +53,7 @@ def test_the_figures_of_scikit_learn_with_an_interval_around_them() -> None:
 
 def test_what_cannot_be_told_is_null() -> None:
     truth = np.full(5, 7.0)
-    got = score(sums(truth, truth + 1), Bootstrap.of(places(5), block_m=640.0, draws=10))
+    got = score(sums(truth, truth + 1), Bootstrap.of(row_of(5, 640.0), draws=10))
     assert got["r2"]["value"] is None and got["rmse"]["value"] == 1
     json.dumps(got, allow_nan=False)
 

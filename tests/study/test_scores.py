@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,10 +12,10 @@ import torch
 from sklearn import metrics
 from torchmetrics.classification import MulticlassCalibrationError
 
+from swath.data.earth import Blocks
 from swath.study.scores import (
     BINS,
     Bootstrap,
-    block_numbers,
     by_group,
     by_region,
     calibration_error,
@@ -28,23 +27,14 @@ from swath.study.scores import (
 )
 
 FIGURES = ("overall_accuracy", "average_accuracy", "kappa", "macro_f1", "miou", "calibration_error")
-METRES = 360 / (2 * np.pi * 6_378_137)
-"""Degrees of the equator in a metre."""
 UTM = 32632
 
 
 def places(count: int, *, step_m: float = 640.0, epsg: int = UTM) -> pd.DataFrame:
     """Patches in a row from west to east."""
     west = 500_000.0 + np.arange(count) * step_m
-    return pd.DataFrame({"west": west, "north": 5_000_000.0, "epsg": epsg})
-
-
-def square_in_degrees(lat: float, side_m: float, step_m: float) -> tuple[pd.DataFrame, Any, Any]:
-    """Patches every so many metres of a square on a map in degrees, and how far north and east."""
-    north, east = np.mgrid[0:side_m:step_m, 0:side_m:step_m].reshape(2, -1)
-    at = lat + north * METRES
-    west = -3 + east * METRES / np.cos(np.radians(at))
-    return pd.DataFrame({"west": west, "north": at, "epsg": 4326}), north, east
+    sides = {"west": west, "south": 4_999_360.0, "east": west + 640, "north": 5_000_000.0}
+    return pd.DataFrame(sides | {"epsg": epsg})
 
 
 def scored(truth, predicted, classes, where=None, *, block_m=10_000.0, draws=300, seed=0):
@@ -52,7 +42,7 @@ def scored(truth, predicted, classes, where=None, *, block_m=10_000.0, draws=300
     where = places(len(truth)) if where is None else where
     by_patch = confusions(truth, predicted, classes)
     sums = reliability(truth, predicted, 0.4 + 0.15 * (predicted % 4))
-    bootstrap = Bootstrap.of(where, block_m=block_m, draws=draws, seed=seed)
+    bootstrap = Bootstrap.of(Blocks.of(where, block_m), draws=draws, seed=seed)
     return score(by_patch, sums, names, bootstrap)
 
 
@@ -225,88 +215,18 @@ def test_a_seed_gives_the_same_interval() -> None:
     assert scored(truth, predicted, 3) == scored(truth, predicted, 3)
 
 
-@pytest.mark.parametrize("lat", [-56.0, 0.0, 47.5, 69.0])
-def test_blocks_are_squares_of_the_ground_wherever_they_lie(lat: float) -> None:
-    """Counted over a region of 100 km: so many blocks, so many patches in each."""
-    side, step = 10_000.0, 500.0
-    where, north, east = square_in_degrees(lat, 100_000, step)
-    numbers = block_numbers(where, side)
-    sizes = np.bincount(numbers)
-    assert np.median(sizes) == pytest.approx((side / step) ** 2, rel=0.06)
-    for block in np.flatnonzero(sizes > 0.9 * sizes.max())[:20]:
-        mine = numbers == block
-        assert np.ptp(north[mine]) <= side and np.ptp(east[mine]) <= 1.05 * side
-
-
-@pytest.mark.parametrize("epsg, unit", [(UTM, 1.0), (2263, 0.3048), (-1, 1.0)])
-def test_blocks_are_squares_of_the_map_in_metres(epsg: int, unit: float) -> None:
-    where = pd.DataFrame(
-        {
-            "west": np.array([0.0, 999.0, 1001.0, 1.0, 1.0]) / unit,
-            "north": np.array([0.0, -999.0, 0.0, 1.0, 0.0]) / unit,
-            "epsg": [epsg, epsg, epsg, epsg, epsg - 1 if epsg < 0 else 32633],
-        }
-    )
-    numbers = block_numbers(where, 1000.0)
-    assert numbers[0] == numbers[1]
-    assert len(set(numbers.tolist())) == 4 and numbers.max() == 3
-
-
-def test_a_patch_that_hangs_from_a_border_is_in_the_block_below() -> None:
-    where = pd.DataFrame({"west": 0.0, "north": [2000.0, 1500.0, 1000.0], "epsg": UTM})
-    first, second, third = block_numbers(where, 1000.0)
-    assert first == second != third
-
-
-def test_patches_without_a_place_are_a_block_each() -> None:
-    mixed = pd.concat([places(3), places(5, epsg=0), places(3, epsg=-1)], ignore_index=True)
-    numbers = block_numbers(mixed, 1e6)
-    assert len(set(numbers[:3])) == len(set(numbers[8:])) == 1
-    assert len(set(numbers.tolist())) == 1 + 5 + 1 and numbers.max() == 6
-
-
-@pytest.mark.parametrize(
-    "epsg, west, north, lon, lat",
-    [
-        # 500 km east is the zone's middle meridian, 9°; 25 m more of both is the block's centre.
-        (UTM, 500_000.0, 0.0, 9 + 25 * METRES, -25 * METRES),
-        (4326, 0.0, 0.0, 25 * METRES, -25 * METRES),
-        (-1, 0.0, 0.0, np.nan, np.nan),
-    ],
-)
-def test_a_region_knows_its_centre(epsg, west, north, lon, lat) -> None:
-    truth = np.zeros(1, np.uint8)
-    by_patch, sums = confusions(truth, truth, 2), reliability(truth, truth, np.ones(1))
-    where = pd.DataFrame({"west": [west], "north": [north], "epsg": [epsg]})
-    (row,) = by_region(partial(by_group, by_patch, sums), where, 50.0).itertuples()
-    np.testing.assert_allclose((row.lon, row.lat), (lon, lat), atol=5e-6)
-    assert (row.epsg, row.column, row.row) == (epsg, west // 50, 0)
-
-
-@pytest.mark.parametrize("lat", [-56.0, 47.5])
-def test_the_centre_of_a_region_in_degrees_lies_amid_its_patches(lat: float) -> None:
-    side, step = 10_000.0, 250.0
-    where, _, _ = square_in_degrees(lat, 60_000, step)
-    truth = np.zeros(len(where), np.uint8)
-    by_patch, sums = confusions(truth, truth, 2), reliability(truth, truth, np.ones(len(where)))
-    found = by_region(partial(by_group, by_patch, sums), where, side)
-    means = where.groupby(block_numbers(where, side)).mean()
-    inner = (found["patches"] > 0.9 * (side / step) ** 2).to_numpy()
-    assert inner.sum() >= 9
-    np.testing.assert_allclose(found["lat"][inner], means["north"][inner], atol=2 * step * METRES)
-    np.testing.assert_allclose(found["lon"][inner], means["west"][inner], atol=4 * step * METRES)
-
-
 def test_regions_have_the_figures_of_their_patches_alone() -> None:
     rng = np.random.default_rng(7)
     truth, predicted = rng.integers(0, 3, (2, 40)).astype(np.uint8)
-    where = pd.concat([places(30), places(10, epsg=0)], ignore_index=True)
+    blocks = Blocks.of(pd.concat([places(30), places(10, epsg=0)], ignore_index=True), 6400.0)
     by_patch = confusions(truth, predicted, 3)
     sums = reliability(truth, predicted, np.full(40, 0.7))
-    found = by_region(partial(by_group, by_patch, sums), where, 6400.0)
-    numbers = block_numbers(where, 6400.0)[:30]
+    found = by_region(partial(by_group, by_patch, sums), blocks)
+    numbers = blocks.numbers[:30]
     assert found["patches"].sum() == 30 and len(found) == len(np.unique(numbers)) > 3
     for (_, row), number in zip(found.iterrows(), np.unique(numbers), strict=True):
         mine = np.flatnonzero(numbers == number)
         assert row["overall_accuracy"] == pytest.approx((truth == predicted)[mine].mean())
-    assert len(by_region(partial(by_group, by_patch[30:], sums[30:]), where[30:], 6400.0)) == 0
+    assert (
+        len(by_region(partial(by_group, by_patch[30:], sums[30:]), blocks[np.arange(30, 40)])) == 0
+    )

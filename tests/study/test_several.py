@@ -12,6 +12,7 @@ import torch
 from sklearn import metrics
 from torchmetrics.classification import BinaryCalibrationError
 
+from swath.data.earth import Blocks
 from swath.study.scores import BINS, Bootstrap
 from swath.study.several import Decisions, average_precision, by_group, score
 
@@ -31,15 +32,16 @@ def drawn(seed: int, patches: int = 200, classes: int = 5, ties: bool = False) -
     return Decisions(truth, (probability > 0.5).astype(np.uint8), probability)
 
 
-def places(count: int, *, step_m: float = 640.0) -> pd.DataFrame:
-    """Patches in a row from west to east."""
-    west = 512_000.0 + np.arange(count) * step_m
-    return pd.DataFrame({"west": west, "north": 5_000_000.0, "epsg": 32632})
+def row_of(count: int, side_m: float) -> Blocks:
+    """Blocks of patches in a row from west to east."""
+    west = 512_000.0 + np.arange(count) * 640.0
+    places = {"west": west, "south": 4_999_360.0, "east": west + 640, "north": 5_000_000.0}
+    return Blocks.of(pd.DataFrame(places | {"epsg": 32632}), side_m)
 
 
 def scored(of: Decisions, *, block_m: float = 6400.0, draws: int = 200) -> dict[str, Any]:
     names = [f"c{k}" for k in range(of.truth.shape[1])]
-    bootstrap = Bootstrap.of(places(len(of.truth)), block_m=block_m, draws=draws)
+    bootstrap = Bootstrap.of(row_of(len(of.truth), block_m), draws=draws)
     return score(of, names, bootstrap)
 
 

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from swath.split.ground import ROUNDING_M, Ground, Ints, Nearest
+from swath.data.earth import Ints
+from swath.split.ground import ROUNDING_M, Ground, Nearest
 
 PARTS = ("train", "val", "test")
 COUPLES = tuple(combinations(PARTS, 2))

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from swath.data.earth import Floats
 from swath.errors import DataError
-from swath.split.ground import Floats, Ground
+from swath.split.ground import Ground
 
 ENOUGH = 30
 """Pairs that a class of distances must have to count."""

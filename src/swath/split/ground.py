@@ -19,15 +19,9 @@ import numpy as np
 import pandas as pd
 import shapely
 from numpy.typing import NDArray
-from rasterio.crs import CRS
-from rasterio.errors import CRSError
-from rasterio.warp import transform
 from scipy.spatial import cKDTree
 
-from swath.errors import DataError
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from swath.data.earth import Floats, Ints, corners_of, crs_of, in_space, is_utm, sizes, transformed
 
 SLIVER = 1e-6
 """Of the smaller patch: an overlap below this share is rounding of coordinates, not ground."""
@@ -36,7 +30,6 @@ ROUNDING_M = 1e-3
 FAR_M = 100_000.0
 """Farther apart than this, a distance is told to within a patch: a CRS is not made for more."""
 
-_EQUATOR_M, _ECCENTRICITY_2 = 6_378_137.0, 6.694379990141e-3  # WGS84: semi-major axis, e²
 _MEAN_M = 6_371_008.8  # mean radius of the Earth (Moritz 2000, Geodetic Reference System 1980)
 _ANOTHER_M = 1e8  # between local planes in the tree, so that none can be near another
 _DISTORTION = 1.02  # lengths on a map of ours differ from those on the ground by 1 % at most
@@ -118,23 +111,7 @@ class Ground:
 
     @cached_property
     def _sizes(self) -> tuple[Floats, Floats]:
-        rectangles = self.rectangles
-        width, height = rectangles[:, 2] - rectangles[:, 0], rectangles[:, 3] - rectangles[:, 1]
-        scale = np.ones((len(self), 2))
-        reach = np.hypot(width, height) / 2
-        for code in np.unique(self.epsg):
-            if code <= 0 or _is_utm(code):
-                continue
-            at = np.flatnonzero(self.epsg == code)
-            lon, lat = _transformed(int(code), 4326, corners_of(rectangles[at]).reshape(-1, 2)).T
-            nw, ne, se, sw = in_space(lon, lat).reshape(-1, 4, 3).transpose(1, 0, 2)
-            along_x = (_length(ne - nw) + _length(se - sw)) / 2 / width[at]
-            along_y = (_length(nw - sw) + _length(ne - se)) / 2 / height[at]
-            reach[at] = np.maximum(_length(nw - se), _length(ne - sw)) / 2
-            found = np.stack([along_x, along_y], axis=1)
-            if np.abs(found - 1).max() > 0.01:
-                scale[at] = found
-        return scale, reach
+        return sizes(self.epsg, self.rectangles)
 
     # ---- how close two parts come
 
@@ -234,8 +211,8 @@ class Ground:
     def _across(self, first: Ints, second: Ints) -> tuple[Floats, Floats]:
         """Overlap and distance of pairs in two CRSs, as quadrilaterals in one."""
         codes = self.epsg[first], self.epsg[second]
-        zone = np.where(_is_utm(codes[1]), codes[1], self._zone(first))
-        zone = np.where(_is_utm(codes[0]), codes[0], zone)
+        zone = np.where(is_utm(codes[1]), codes[1], self._zone(first))
+        zone = np.where(is_utm(codes[0]), codes[0], zone)
         a, b = self._drawn_in(first, zone), self._drawn_in(second, zone)
         overlap, distance = np.zeros(len(first)), shapely.distance(a, b)
         with ThreadPoolExecutor() as pool:  # GEOS works without Python's lock
@@ -259,7 +236,9 @@ class Ground:
         for source, target in set(zip(self.epsg[patches], wanted, strict=True)):
             if source != target:
                 here = (self.epsg[patches] == source) & (wanted == target)
-                moved = _transformed(int(source), int(target), corners[here].reshape(-1, 2))
+                moved = transformed(
+                    crs_of(int(source)), crs_of(int(target)), corners[here].reshape(-1, 2)
+                )
                 corners[here] = moved.reshape(-1, 4, 2)
         drawn: NDArray[Any] = shapely.polygons(corners)[at]
         return drawn
@@ -295,56 +274,3 @@ class Ground:
                     tree, radius, output_type="ndarray"
                 )
                 yield portion[near["i"]], second[near["j"]]
-
-
-def in_space(lon: Floats, lat: Floats) -> Floats:
-    """(point, 3): earth-centred coordinates in m of points on the WGS84 ellipsoid, in degrees.
-
-    The chord between two points is shorter than the way along the ground by 1e-5 at 100 km.
-    """
-    east, north = np.radians(lon), np.radians(lat)
-    normal = _EQUATOR_M / np.sqrt(1 - _ECCENTRICITY_2 * np.sin(north) ** 2)
-    across = normal * np.cos(north)
-    upward = normal * (1 - _ECCENTRICITY_2) * np.sin(north)
-    return np.stack([across * np.cos(east), across * np.sin(east), upward], axis=-1)
-
-
-def corners_of(rectangles: Floats) -> Floats:
-    """(patch, 4, 2): north-west, north-east, south-east and south-west corner of rectangles."""
-    west, south, east, north = rectangles.T
-    return np.stack(
-        [np.stack([west, east, east, west], 1), np.stack([north, north, south, south], 1)], axis=-1
-    )
-
-
-def transformed(source: CRS, target: CRS, points: Floats) -> Floats:
-    """(point, 2): points as (x, y) of one CRS in another."""
-    return np.array(transform(source, target, points[:, 0], points[:, 1])).T.reshape(-1, 2)
-
-
-def crs_of(code: int) -> CRS:
-    """The CRS of an EPSG code.
-
-    Raises:
-        DataError: the registry has none of that code.
-    """
-    try:
-        return CRS.from_epsg(code)
-    except CRSError:
-        raise DataError(
-            "is no known CRS", where=f"EPSG:{code}", mend="give the scene a CRS of the registry"
-        ) from None
-
-
-def _transformed(source: int, target: int, points: Floats) -> Floats:
-    return points if source == target else transformed(crs_of(source), crs_of(target), points)
-
-
-def _is_utm(code: Ints) -> NDArray[np.bool_]:
-    """Which EPSG codes are zones of UTM on WGS84."""
-    code = np.asarray(code)
-    return ((code > 32_600) & (code <= 32_660)) | ((code > 32_700) & (code <= 32_760))
-
-
-def _length(vectors: Floats) -> Floats:
-    return np.linalg.norm(vectors, axis=1)

@@ -12,8 +12,9 @@ import shapely
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 
+from swath.data.earth import Ints, corners_of, crs_of, transformed
 from swath.errors import DataError, nearest
-from swath.split.ground import Ground, Ints, corners_of, crs_of, transformed
+from swath.split.ground import Ground
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from swath import registry
-from swath.data.grid import degrees_in_metres
+from swath.data.earth import Blocks, Floats, Ints
 from swath.errors import ConfigError, DataError, nearest
 from swath.registry import Count, NonNegative, Positive, Share, Whole, registered
 from swath.split.audit import COUPLES, PARTS
 from swath.split.autocorrelation import autocorrelation
-from swath.split.ground import Floats, Ground, Ints, crs_of
+from swath.split.ground import Ground
 from swath.split.lists import parts_of, read_list, read_lists
 from swath.split.polygons import read_regions, within
 
@@ -100,7 +100,8 @@ def blocks(
         found = autocorrelation(ground)
         log.info("%s", found.line())
         size_m = found.block_m
-    number = _blocks_of(ground, size_m)
+    # Numbered as they come.
+    number = pd.factorize(Blocks.of(ground.places, size_m).numbers)[0]
     shares = _shares("blocks", val, test, folds)
     if (count := int(number.max()) + 1) < sum(share > 0 for share in shares):
         raise ConfigError(
@@ -436,25 +437,6 @@ def _stratify(contents: Ints, shares: Sequence[float], generator: np.random.Gene
     rest = np.flatnonzero(groups < 0)
     groups[rest] = _draw(len(rest), shares, generator)
     return groups
-
-
-def _blocks_of(ground: Ground, size_m: float) -> Ints:
-    """The block of each patch, numbered from 0 as they come."""
-    west, north = ground.rectangles[:, 0].copy(), ground.rectangles[:, 3].copy()
-    epsg = ground.epsg
-    for code in np.unique(epsg):
-        at = epsg == code
-        if code > 0 and crs_of(int(code)).is_geographic:
-            west[at], north[at] = degrees_in_metres(west[at], north[at], size_m)
-        else:
-            along_x, along_y = np.median(ground.scale[at], axis=0)
-            west[at], north[at] = west[at] * along_x, north[at] * along_y
-    column = np.floor(west / size_m).astype(np.int64)
-    row = np.floor(-north / size_m).astype(np.int64)
-    column, row = column - column.min(), row - row.min()
-    crs = pd.factorize(epsg)[0]
-    key = (crs * (column.max() + 1) + column) * (row.max() + 1) + row
-    return pd.factorize(key)[0]
 
 
 def _deal_units(

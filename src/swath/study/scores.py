@@ -13,11 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from rasterio.crs import CRS
-from rasterio.warp import transform
 
 from swath.data.card import UNLABELLED
-from swath.data.grid import METRES_A_DEGREE, degrees_in_metres
+from swath.data.earth import Blocks
 
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -125,58 +123,6 @@ def _mean(values: Floats) -> Floats:
     return mean
 
 
-def block_numbers(places: pd.DataFrame, block_m: float) -> NDArray[np.int64]:
-    """Number of the square block of the ground in which each patch's upper-left corner lies.
-
-    Blocks are squares of the map, as those of a split by blocks are, so that of the same size both
-    have the same borders. Where the map is in degrees, rows of blocks follow the parallels and each
-    is divided by its own length. A local plane has blocks of its own. Patches without a place are a
-    block each.
-
-    Args:
-        places: epsg, west and north (units of the CRS; m in local planes) of each patch.
-        block_m: side of a block.
-    """
-    key = _blocks(places, block_m)
-    numbers: NDArray[np.int64] = np.unique(key, axis=0, return_inverse=True)[1].ravel()
-    return numbers
-
-
-def _blocks(places: pd.DataFrame, block_m: float) -> Counts:
-    """(patch, 3): epsg, and column and row of the block, counted from the origin of its map."""
-    epsg = places["epsg"].to_numpy(np.int64)
-    west, north = (places[side].to_numpy(np.float64, copy=True) for side in ("west", "north"))
-    for code in np.unique(epsg[epsg > 0]):
-        at, crs = epsg == code, CRS.from_epsg(int(code))
-        if crs.is_geographic:
-            west[at], north[at] = degrees_in_metres(west[at], north[at], block_m)
-        else:
-            metres = crs.linear_units_factor[1]
-            west[at], north[at] = west[at] * metres, north[at] * metres
-    # A patch lies below its northern edge: one that hangs from a border is in the block below.
-    column, row = np.floor(west / block_m), np.floor(-north / block_m)
-    nowhere = epsg == 0
-    column[nowhere], row[nowhere] = np.flatnonzero(nowhere), 0
-    return np.stack([epsg, column, row], axis=1).astype(np.int64)
-
-
-def _centres(blocks: Counts, block_m: float) -> tuple[Floats, Floats]:
-    """Longitude and latitude (WGS84) of the centre of blocks (block, 3); NaN in local planes."""
-    lon, lat = np.full(len(blocks), np.nan), np.full(len(blocks), np.nan)
-    for code in np.unique(blocks[blocks[:, 0] > 0, 0]):
-        at, crs = blocks[:, 0] == code, CRS.from_epsg(int(code))
-        x, y = (blocks[at, 1] + 0.5) * block_m, -(blocks[at, 2] + 0.5) * block_m
-        if crs.is_geographic:
-            # As long as in `degrees_in_metres`: along the parallel in the middle of the row.
-            y = y / METRES_A_DEGREE
-            x = x / (METRES_A_DEGREE * np.cos(np.radians(np.clip(y, -89, 89))))
-        else:
-            metres = crs.linear_units_factor[1]
-            x, y = x / metres, y / metres
-        lon[at], lat[at] = transform(crs, "EPSG:4326", x, y)
-    return lon, lat
-
-
 def by_group(by_patch: Counts, sums: Floats, groups: pd.Series) -> pd.DataFrame:
     """Overall figures of each group of patches, e.g. of each scene; those with labels alone.
 
@@ -196,28 +142,25 @@ def by_group(by_patch: Counts, sums: Floats, groups: pd.Series) -> pd.DataFrame:
     return table[known].reset_index(drop=True).assign(**figures)
 
 
-def by_region(
-    of_groups: Callable[[pd.Series], pd.DataFrame], places: pd.DataFrame, block_m: float
-) -> pd.DataFrame:
+def by_region(of_groups: Callable[[pd.Series], pd.DataFrame], blocks: Blocks) -> pd.DataFrame:
     """Overall figures of each square block of the ground, those of `Bootstrap`.
 
     Args:
         of_groups: figures by the group of each patch, as `by_group` gives them.
-        places: the patches' places, as `block_numbers` takes them; those without are left out.
-        block_m: side of a block.
+        blocks: of the patches; those without a place are left out.
 
     Returns:
         A row a block with labels: epsg, column and row (of blocks, from the origin of the map to
         the east and south), lon and lat of its centre (°, WGS84; NaN in a local plane), patches,
         labels, then the figures.
     """
-    placed = (places["epsg"] != 0).to_numpy()
-    blocks, number = np.unique(_blocks(places, block_m), axis=0, return_inverse=True)
-    table = of_groups(pd.Series(np.where(placed, number.ravel(), -1)))
+    numbers = blocks.numbers
+    table = of_groups(pd.Series(np.where(blocks.keys[:, 0] != 0, numbers, -1)))
     table = table[table["group"] >= 0].reset_index(drop=True)
-    blocks = blocks[table.pop("group").to_numpy(np.int64)]
-    lon, lat = _centres(blocks, block_m)
-    where = {"epsg": blocks[:, 0], "column": blocks[:, 1], "row": blocks[:, 2]}
+    first = np.unique(numbers, return_index=True)[1]
+    of_each = blocks[first[table.pop("group").to_numpy(np.int64)]]
+    lon, lat = of_each.centres()
+    where = dict(zip(("epsg", "column", "row"), of_each.keys.T, strict=True))
     return pd.concat([pd.DataFrame(where | {"lon": lon, "lat": lat}), table], axis=1)
 
 
@@ -253,20 +196,19 @@ class Bootstrap:
     """How often each block is in each sample, (draw, block)."""
 
     @classmethod
-    def of(cls, places: pd.DataFrame, *, block_m: float, draws: int, seed: int = 0) -> Bootstrap:
+    def of(cls, blocks: Blocks, *, draws: int, seed: int = 0) -> Bootstrap:
         """Draw from the blocks in which patches lie.
 
         Args:
-            places: of the patches, as `block_numbers` takes them.
-            block_m: side of a block.
+            blocks: of the patches.
             draws: number of samples.
             seed: of the draws.
         """
-        block = block_numbers(places, block_m)
-        blocks = int(block.max()) + 1
-        share = np.full(blocks, 1 / blocks)
-        weights = np.random.default_rng(seed).multinomial(blocks, share, size=draws)
-        return cls(block_m, block, weights.astype(np.float64))
+        block = blocks.numbers
+        count = int(block.max()) + 1
+        share = np.full(count, 1 / count)
+        weights = np.random.default_rng(seed).multinomial(count, share, size=draws)
+        return cls(blocks.side_m, block, weights.astype(np.float64))
 
     def summed(self, by_patch: NDArray[Any]) -> Floats:
         """What each sample adds up to, (draw, …), from what each patch adds, (patch, …)."""
