@@ -10,13 +10,16 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
+import numpy as np
 import pytest
 import typer
 import yaml
 
 from swath import cli, settings
+from swath.errors import DataError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RULES = REPOSITORY / "workflow" / "rules"
@@ -208,6 +211,30 @@ def test_what_is_not_there_is_one_line(
     if words[0] == "plan":
         words = [*words, "--conf", str(REPOSITORY / "conf")]
     one_line(swath(*words, cwd=prepared), *expected)
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_a_test_part_without_labels_is_refused(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, several: bool
+) -> None:
+    opened, version = cli._open(prepared / MANIFEST)
+    label = np.full((5, 3) if several else (5, 32, 32), 255, np.uint8)
+    facts = opened.facts | {"labels": "several" if several else "pixel"}
+    unlabelled = SimpleNamespace(
+        label=SimpleNamespace(gather=lambda which: label),
+        facts=facts, classes=opened.classes, places=opened.places,
+    )  # fmt: skip
+    monkeypatch.setattr(cli, "_open", lambda path: (unlabelled, version))
+    none = np.zeros_like(label)
+    np.savez(tmp_path / "p.npz", patch=np.arange(5), predicted=none, confidence=none * 0.5)
+    with pytest.raises(DataError) as told:
+        cli.evaluate(
+            config=prepared / "results/embedded/config", patches=Path(MANIFEST),
+            predictions=tmp_path / "p.npz", split="blocks", fold=2, seed=0, out=tmp_path / "out",
+        )  # fmt: skip
+    for word in ("no patch of the test part has a label", "split blocks, fold 2", "deal labelled"):
+        assert word in str(told.value)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

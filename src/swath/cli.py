@@ -677,6 +677,12 @@ def evaluate(
             saved.get(key) for key in ("patch", "predicted", "confidence")
         )
     truth = opened.label.gather(which)
+    if not (labelled := is_labelled(truth)).any():
+        raise DataError(
+            "no patch of the test part has a label, so there is nothing to score by",
+            where=f"split {split}, fold {fold}",
+            mend="deal labelled patches to test (another split or seed), or leave the fold out",
+        )
     scenes = opened.places["scene"].iloc[which].map(dict(enumerate(opened.facts["scenes"])))
     blocks = Blocks.of(opened.places, settings["block_m"])[which]
     bootstrap = scores.Bootstrap.of(blocks, **without(settings, "block_m"))
@@ -702,7 +708,7 @@ def evaluate(
     with whole(out / "scores_by_region.parquet") as part:
         scores.by_region(of_groups, blocks).to_parquet(part, index=False)
     run = {"split": split, "fold": fold, "seed": seed, "part": "test", "patches": len(which)}
-    pixels = int(is_labelled(truth).sum()) if opened.facts["labels"] == "pixel" else None
+    pixels = int(labelled.sum()) if opened.facts["labels"] == "pixel" else None
     write_json(out / "scores.json", run | {"pixels": pixels} | figures)
     log.info("test/%s %.4f on split %s", headline, figures[headline]["value"], split)
 

@@ -13,7 +13,7 @@ from sklearn import metrics
 from torchmetrics.classification import BinaryCalibrationError
 
 from swath.data.earth import Blocks
-from swath.study.scores import BINS, Bootstrap
+from swath.study.scores import BINS, Bootstrap, mean_of_known, summary
 from swath.study.several import Decisions, average_precision, by_group, score
 
 FIGURES = (
@@ -43,6 +43,12 @@ def scored(of: Decisions, *, block_m: float = 6400.0, draws: int = 200) -> dict[
     names = [f"c{k}" for k in range(of.truth.shape[1])]
     bootstrap = Bootstrap.of(row_of(len(of.truth), block_m), draws=draws)
     return score(of, names, bootstrap)
+
+
+def test_where_no_class_has_a_figure_there_is_no_mean() -> None:
+    found = mean_of_known(np.array([[np.nan, np.nan], [np.nan, 0.5]]))
+    np.testing.assert_array_equal(found, [np.nan, 0.5])
+    assert np.isnan(summary(np.zeros((2, 2), np.int64))["macro_f1"])
 
 
 def test_an_average_precision_worked_out_by_hand() -> None:

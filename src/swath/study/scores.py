@@ -86,20 +86,21 @@ def summary(confusion: NDArray[Any]) -> dict[str, Floats]:
     overall_accuracy is the share of right labels, average_accuracy the mean recall over classes,
     kappa Cohen's kappa (Cohen 1960, doi:10.1177/001316446002000104), macro_f1 the mean F1, miou the
     mean intersection over union. Classes that occur in neither truth nor prediction do not count.
+    NaN without a label.
     """
     counts = confusion.astype(np.float64)
     total = counts.sum(axis=(-2, -1))
     by_class = per_class(counts)
-    agreed = np.trace(counts, axis1=-2, axis2=-1) / total
-    chance = (counts.sum(axis=-1) * counts.sum(axis=-2)).sum(axis=-1) / total**2
     with np.errstate(invalid="ignore", divide="ignore"):
+        agreed = np.trace(counts, axis1=-2, axis2=-1) / total
+        chance = (counts.sum(axis=-1) * counts.sum(axis=-2)).sum(axis=-1) / total**2
         kappa = (agreed - chance) / (1 - chance)
     return {
         "overall_accuracy": agreed,
-        "average_accuracy": _mean(by_class["recall"]),
+        "average_accuracy": mean_of_known(by_class["recall"]),
         "kappa": kappa,
-        "macro_f1": _mean(by_class["f1"]),
-        "miou": _mean(by_class["iou"]),
+        "macro_f1": mean_of_known(by_class["f1"]),
+        "miou": mean_of_known(by_class["iou"]),
     }
 
 
@@ -117,9 +118,11 @@ def per_class(confusion: NDArray[Any]) -> dict[str, Floats]:
         }
 
 
-def _mean(values: Floats) -> Floats:
-    counted = ~np.isnan(values)
-    mean: Floats = np.where(counted, values, 0).sum(axis=-1) / np.maximum(counted.sum(axis=-1), 1)
+def mean_of_known(by_class: Floats) -> Floats:
+    """Mean over the classes (…, class) that have a figure; NaN where none has."""
+    known = ~np.isnan(by_class)
+    with np.errstate(invalid="ignore"):
+        mean: Floats = np.where(known, by_class, 0).sum(axis=-1) / known.sum(axis=-1)
     return mean
 
 

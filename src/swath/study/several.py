@@ -15,7 +15,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from swath.data.card import UNLABELLED
-from swath.study.scores import Bootstrap, Floats, calibration_error, per_class, reliability
+from swath.study.scores import (
+    Bootstrap,
+    Floats,
+    calibration_error,
+    mean_of_known,
+    per_class,
+    reliability,
+)
 
 CHUNK = 1 << 22
 """Weights (draw, label) that are ranked together."""
@@ -115,9 +122,9 @@ def _figures(of: Decisions) -> Callable[[Floats], dict[str, Floats]]:
         right = np.trace(pooled, axis1=-2, axis2=-1)
         with np.errstate(invalid="ignore"):
             return {
-                "macro_ap": _mean(by_class(weights)),
+                "macro_ap": mean_of_known(by_class(weights)),
                 "micro_ap": together(weights),
-                "macro_f1": _mean(per_class(drawn)["f1"][..., 1]),
+                "macro_f1": mean_of_known(per_class(drawn)["f1"][..., 1]),
                 "micro_f1": per_class(pooled)["f1"][..., 1],
                 "subset_accuracy": weights @ exact / (weights @ whole),
                 "overall_accuracy": right / pooled.sum(axis=(-2, -1)),
@@ -125,14 +132,6 @@ def _figures(of: Decisions) -> Callable[[Floats], dict[str, Floats]]:
             }
 
     return weighted
-
-
-def _mean(by_class: Floats) -> Floats:
-    """Mean over the classes that have a figure; NaN where none has."""
-    known = ~np.isnan(by_class)
-    with np.errstate(invalid="ignore"):
-        mean: Floats = np.where(known, by_class, 0).sum(axis=-1) / known.sum(axis=-1)
-    return mean
 
 
 def by_group(of: Decisions, groups: pd.Series) -> pd.DataFrame:
