@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,24 @@ def test_numbers_are_shaded_between_their_bounds_and_nan_is_transparent() -> Non
     low, middle, high = (tuple(shaded[k]) for k in range(3))
     assert len({low, middle, high}) == 3 and tuple(shaded[3]) == high
     assert shaded[4, 3] == 0 and (shaded[:4, 3] == 255).all()
+
+
+def test_the_shades_of_regions_can_be_seen_on_white() -> None:
+    """Each has a contrast of 2.5 to 1 at least, by the luminance of WCAG 2."""
+    rgb = figures.SHADES(np.linspace(0, 1, 65))[:, :3]
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    luminance = linear @ (0.2126, 0.7152, 0.0722)
+    assert (1.05 / (luminance + 0.05)).min() > 2.5
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+def test_a_dotted_line_marks_the_best_epoch_of_a_single_run(segmentation: Path, runs: int) -> None:
+    results = read_experiment(segmentation)
+    split = replace(results.splits[0], runs=results.splits[0].runs * runs)
+    loss = figures.curves(results, split)[0]
+    dotted = [line for line in loss.axes[0].lines if line.get_linestyle() == ":"]
+    assert len(dotted) == (runs == 1)
+    assert "where there is one, a\n    dotted line" in str(figures.curves.__doc__)
 
 
 def test_figures_are_numbered_in_the_order_of_the_page(segmentation: Path) -> None:

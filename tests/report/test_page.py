@@ -17,9 +17,10 @@ import pytest
 
 from swath.errors import SwathError
 from swath.report import figures
+from swath.report.page import _compared as compared
 from swath.report.page import write_report
-from swath.report.tables import duration, page_tables, percent, points
-from swath.study.results import Measure, class_scores, pooled, read_experiment
+from swath.report.tables import duration, interval, page_tables, percent, points, write_tables
+from swath.study.results import Measure, Split, class_scores, pooled, read_experiment
 
 Read = Callable[[Path], str]
 
@@ -165,6 +166,61 @@ def test_several_runs_are_pooled(segmentation: Path) -> None:
     assert both.measures["kappa"] == Measure(value, value, value)
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_measure_that_a_run_cannot_tell_is_null_where_runs_are_pooled(
+    segmentation: Path, tmp_path: Path, order: int
+) -> None:
+    results = read_experiment(segmentation)
+    split = results.splits[0]
+    scores = split.runs[0].scores
+    blank = Measure(math.nan, math.nan, math.nan)
+    lacking = replace(scores, measures={**scores.measures, "kappa": blank})
+    runs = (split.runs[0], replace(split.runs[0], scores=lacking))[::order]
+    pool = replace(split, runs=runs)
+    assert pool.scores and all(math.isnan(v) for v in vars(pool.scores.measures["kappa"]).values())
+    write_tables(replace(results, splits=(pool,)), tmp_path)
+    text = (tmp_path / "metrics.json").read_text()
+    told = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+    assert told[split.name]["model"]["kappa"] is None
+    assert told[split.name]["model"]["miou"] == pool.scores.measures["miou"].value
+
+
+def test_what_is_in_brackets_is_said_of_each_split(segmentation: Path) -> None:
+    results = read_experiment(segmentation)
+    one, other = results.splits
+    assert page_tables(results, "")["splits"][0].caption.endswith("(in brackets: 95 % CI)")
+    twice, thrice = replace(one, runs=one.runs * 2), replace(other, runs=other.runs * 3)
+
+    def told(*splits: Split) -> str:
+        (table,) = page_tables(replace(results, splits=splits), "")["splits"]
+        return table.caption.partition("in brackets: ")[2].rstrip(")")
+
+    assert told(twice, replace(other, runs=other.runs * 2)) == (
+        "range of 2 runs; of the baseline 95 % CI"
+    )
+    of_each = f"range of 2 runs on {one.name}, range of 3 runs on {other.name}"
+    assert told(twice, thrice) == f"{of_each}; of the baseline 95 % CI"
+    alone = replace(other, baselines=())
+    assert told(replace(twice, baselines=()), alone) == (
+        f"range of 2 runs on {one.name}, 95 % CI on {other.name}"
+    )
+
+
+def test_ranges_of_runs_are_not_called_intervals(segmentation: Path) -> None:
+    results = read_experiment(segmentation)
+    one, other = results.splits
+
+    def said(*splits: Split) -> str:
+        return compared(replace(results, splits=splits)).rpartition(": quote the latter. ")[2]
+
+    assert re.fullmatch(r"Their intervals (do not )?overlap\.", said(one, other))
+    twice = replace(one, runs=one.runs * 2)
+    both = said(twice, replace(other, runs=other.runs * 2))
+    assert re.fullmatch(r"The ranges of their runs (do not )?overlap\.", both)
+    mixed = said(twice, other)
+    assert "range of 2 runs of blocks" in mixed and "95 % CI of random" in mixed
+
+
 def test_of_several_runs_the_mean_and_its_deviation_stand_below_them(segmentation: Path) -> None:
     results = read_experiment(segmentation)
     runs = tuple(split.runs[0] for split in results.splits)
@@ -265,6 +321,12 @@ def test_of_the_regions_that_with_the_most_wrong_stands_first(segmentation: Path
     assert table.rows[0][0].startswith(f"{worst['lat']:.2f}° N, {worst['lon']:.2f}")
     accuracy = percent(worst["overall_accuracy"])
     assert table.rows[0][1:4] == (f"{worst['labels']:,.0f}", f"{wrong.max():,.0f}", accuracy)
+    # Where nothing is wrong, there is nothing to list.
+    right = [run.by_region.index[run.by_region["overall_accuracy"] < 1][0] for run in split.runs]
+    for run, block in zip(split.runs, right, strict=True):
+        run.by_region.loc[block, "overall_accuracy"] = 1.0
+    (table,) = [t for t in page_tables(results, "")["scenes"] if "1 of 2 blocks" in t.caption]
+    assert len(table.rows) == 1 and table.rows[0][2] != "0"
     # Where there is one block, its scores are those of the split.
     for run in results.runs:
         run.by_region.drop(index=1, inplace=True)
@@ -317,3 +379,11 @@ def test_durations_are_short(seconds: float, text: str) -> None:
 def test_numbers_have_one_decimal_and_a_true_minus() -> None:
     assert percent(0.8725) == "87.2" and percent(float("nan")) == "–"
     assert points(-0.0123) == "−1.2" and points(0.1) == "+10.0"
+    assert percent(-0.1) == "−10.0"
+
+
+def test_a_range_below_zero_is_no_row_of_hyphens() -> None:
+    assert interval(Measure(-0.08, -0.1, -0.05)) == "−10.0 to −5.0"
+    assert interval(Measure(0.0, -0.1, 0.05)) == "−10.0 to 5.0"
+    assert interval(Measure(0.2, 0.1, 0.3)) == "10.0–30.0"
+    assert interval(Measure(0.2, math.nan, math.nan)) == ""

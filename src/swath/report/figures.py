@@ -52,6 +52,8 @@ INK, MUTED, RULE, PAPER = "#1d2b36", "#5b6873", "#dde3e8", "#fefefe"
 ACCENT, SECOND, THIRD = "#0b6183", "#c08a1e", "#b8475a"
 PARTS = {"train": "#3f7fb5", "val": "#dca52f", "test": "#b6455c", "unused": "#a9b3bc"}
 RIGHT, WRONG = "#8fa3b3", "#d1495b"
+SHADES = LinearSegmentedColormap.from_list("right", [WRONG, SECOND, PARTS["train"]])
+"""from wrong to right; its middle can be seen on white, as that of most such maps cannot"""
 # colour here -> variable of the page's style sheet
 INKS = {
     INK: "ink",
@@ -140,7 +142,8 @@ def section(name: str) -> Callable[[Draw], Draw]:
 def comparison(results: Experiment) -> Panels:
     """The same model, judged by each split.
 
-    Filled dots are the model's test scores with their intervals, open diamonds the baseline's.
+    Filled dots are the model's test scores with their intervals, or with the range of several runs;
+    open diamonds are the baseline's.
     A split that leaks between its parts is drawn with a dashed line: its score answers an easier
     question.
     """
@@ -204,8 +207,8 @@ def curves(results: Experiment, split: Split) -> Panels:
     """Training, epoch by epoch.
 
     Loss on the training and validation parts, on the validation part the measure by which the best
-    epoch is chosen, and the learning rate. The dotted line marks the epoch whose weights were kept.
-    Each run of the split is drawn.
+    epoch is chosen, and the learning rate. Each run of the split is drawn; where there is one, a
+    dotted line marks its best epoch.
     """
     monitor = f"val/{results.setting('task', 'monitor') or 'accuracy'}"
     loss, loss_axes = _panel(WIDTH, 2.3)
@@ -590,10 +593,10 @@ def regions(results: Experiment, split: Split) -> Panels:
     figure, axes = _panel(4.1, min(max(3.0 * stretch * high / wide, 2.0), 5.0) + 0.9)
     if results.target:
         value, title = table["rmse"], _with_unit("RMSE", results)
-        scale = ScalarMappable(Normalize(0, value.max()), "RdYlBu_r")
+        scale = ScalarMappable(Normalize(0, value.max()), SHADES.reversed())
     else:
         value, title = 100 * table["overall_accuracy"], "right, %"
-        scale = ScalarMappable(Normalize(0, 100), "RdYlBu")
+        scale = ScalarMappable(Normalize(0, 100), SHADES)
     colours = scale.to_rgba(value.to_numpy())
     # Blocks far apart would be too small to be seen: they are drawn with a rim of their colour.
     small = 2 * half[:, 0].max() < 0.02 * wide

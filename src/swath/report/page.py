@@ -443,13 +443,10 @@ def _compared(results: Experiment) -> str:
         best, least = leaky[0], clean[0]
     high, low = _first(best), _first(least)
     apart = abs(high.value - low.value)
-    overlap = (
-        ""
-        if math.isnan(high.low + low.low)
-        else " Their intervals do not overlap."
-        if high.low > low.high or high.high < low.low
-        else " Their intervals overlap."
-    )
+    overlap = ""
+    if not math.isnan(high.low + low.low):
+        do = "do not " if high.low > low.high or high.high < low.low else ""
+        overlap = f" {_bounds(best, least)} {do}overlap."
     if not (leaky and clean):
         assert best.scores is not None
         return (
@@ -463,6 +460,18 @@ def _compared(results: Experiment) -> str:
         f"{100 * apart:.1f} points {way} ({percent(high.value)} %) than on {least.name}, whose "
         f"audit passed ({percent(low.value)} %): quote the latter.{overlap}"
     )
+
+
+def _bounds(one: Split, other: Split) -> str:
+    """What the bounds of two splits' scores are: intervals, or what several runs range over."""
+    assert one.scores is not None and other.scores is not None
+    several = [split.scores.runs > 1 for split in (one, other) if split.scores]
+    if any(several) and not all(several):
+        return (
+            f"The {one.scores.interval} of {one.name} and the {other.scores.interval} of "
+            f"{other.name}"
+        )
+    return "The ranges of their runs" if all(several) else "Their intervals"
 
 
 def _first(split: Split) -> Measure:

@@ -6,7 +6,7 @@ import importlib.metadata
 import math
 import platform
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from swath.study.results import (
     FinalRun,
     Measure,
     Objective,
+    Scores,
     Split,
     Study,
 )
@@ -117,7 +118,11 @@ def _figures(split: Any) -> dict[str, Any]:
     found: dict[str, Any] = {"leaks": split.leaky}
     for who, scores in (("model", split.scores), ("baseline", split.baseline)):
         if scores:
-            found[who] = {name: measure.value for name, measure in scores.measures.items()}
+            found[who] = {
+                # JSON knows no NaN.
+                name: None if math.isnan(measure.value) else measure.value
+                for name, measure in scores.measures.items()
+            }
     return found
 
 
@@ -139,7 +144,7 @@ def as_markdown(table: Table) -> str:
 
 def percent(value: float, digits: int = 1) -> str:
     """A share as a percentage without its sign."""
-    return NONE if math.isnan(value) else f"{100 * value:.{digits}f}"
+    return NONE if math.isnan(value) else f"{100 * value:.{digits}f}".replace("-", "−")
 
 
 def worth(name: str, value: float, digits: int = 1) -> str:
@@ -169,7 +174,9 @@ def interval(measure: Measure) -> str:
     """The bounds of a measure in percent; empty where it has none."""
     if math.isnan(measure.low):
         return ""
-    return f"{percent(measure.low)}–{percent(measure.high)}"
+    # A dash between two minus signs could not be read.
+    between = " to " if measure.low < 0 else "–"
+    return f"{percent(measure.low)}{between}{percent(measure.high)}"
 
 
 def points(difference: float) -> str:
@@ -246,11 +253,30 @@ def _measures_table(splits: list[Split], results: Experiment) -> Table:
         if any(against) and name == scores.headline:
             rows.append(("– of the baseline", *(_with_interval(name, each) for each in against)))
     return Table(
-        f"Test scores{'' if results.target else ' in percent'} (in brackets: {scores.interval})",
+        f"Test scores{'' if results.target else ' in percent'}{_in_brackets(splits)}",
         ("", *(f"{split.name} (leaks)" if split.leaky else split.name for split in splits)),
         rows,
         leaks_of(splits),
     )
+
+
+def _in_brackets(splits: Sequence[Split]) -> str:
+    """What the bounds of the scores mean, said of whom where it is not the same of all."""
+    model = _bounds({split.name: split.scores for split in splits if split.scores})
+    baseline = _bounds({split.name: split.baseline for split in splits if split.baseline})
+    said = model if baseline in ("", model) else f"{model}; of the baseline {baseline}"
+    return f" (in brackets: {said})" if said else ""
+
+
+def _bounds(scores: Mapping[str, Scores]) -> str:
+    """What the bounds mean, by split where they differ; empty where there are none."""
+    splits: dict[str, list[str]] = {}
+    for name, each in scores.items():
+        if not all(math.isnan(measure.low) for measure in each.measures.values()):
+            splits.setdefault(each.interval, []).append(name)
+    if len(splits) == 1:
+        return next(iter(splits))
+    return ", ".join(f"{bounds} on {' and '.join(names)}" for bounds, names in splits.items())
 
 
 def _runs_table(results: Experiment, splits: list[Split]) -> Table:
@@ -358,7 +384,7 @@ def _scenes_table(split: Split, results: Experiment) -> list[Table]:
 def _regions_table(split: Split, results: Experiment) -> list[Table]:
     """The blocks of the ground with the most wrong labels, or the largest sum of squared errors.
 
-    Nothing where there is one block.
+    Nothing where there is one block, or nothing is wrong.
     """
     table = split.by_region
     if len(table) < 2:
@@ -369,7 +395,9 @@ def _regions_table(split: Split, results: Experiment) -> list[Table]:
         table["wrong"] = table["labels"] * (1 - table["overall_accuracy"])
     of_classes = ("overall_accuracy", "macro_f1", "calibration_error")
     names = ("rmse", "mae", "bias", "r2") if results.target else of_classes
-    shown = table.sort_values("wrong", ascending=False).head(REGIONS_SHOWN)
+    shown = table[table["wrong"] > 0].sort_values("wrong", ascending=False).head(REGIONS_SHOWN)
+    if not len(shown):
+        return []
     rows = [
         (
             _place(row),

@@ -482,7 +482,11 @@ def read_experiment(folder: Path, *, project: Path = Path()) -> Experiment:
 
 
 def pooled(scores: Sequence[Scores]) -> Scores:
-    """Scores of several runs as one: counts added, measures averaged, bounds their range."""
+    """Scores of several runs as one: counts added, measures averaged, bounds their range.
+
+    A measure that a run cannot tell is NaN: the mean of the others would be of fewer runs than it
+    says.
+    """
     first = scores[0]
     if len(scores) == 1:
         return first
@@ -520,7 +524,8 @@ def _pooled_classes(scores: Sequence[Scores], confusion: np.ndarray) -> pd.DataF
 
 def _pooled_measure(scores: Sequence[Scores], name: str) -> Measure:
     values = [each.measures[name].value for each in scores if name in each.measures]
-    return Measure(float(np.mean(values)), min(values), max(values))
+    # Unlike min and max, these give NaN wherever it stands.
+    return Measure(*(float(of(values)) for of in (np.mean, np.min, np.max)))
 
 
 def _present(path: Path) -> Path:
