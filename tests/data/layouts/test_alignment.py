@@ -11,14 +11,13 @@ import numpy as np
 import pyogrio
 import pytest
 import shapely
+from opening import opened, refused
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
 from rasterio.transform import Affine
 from rasterio.warp import reproject, transform
 
 from swath.data.card import UNLABELLED, Card
-from swath.data.layouts import open_source
-from swath.data.scene import Scene
 from swath.errors import DataError
 
 MakeCard = Callable[..., Card]
@@ -38,21 +37,10 @@ def place(tmp_path: Path, write_raster: Write) -> Callable[..., Path]:
     return write
 
 
-def opened(make_card: MakeCard, folder: Path, bands: str = "AB", **changes: Any) -> Scene:
+def card_of(make_card: MakeCard, bands: str = "AB", **changes: Any) -> Card:
     layout = {"name": "scene_folders", "images": ["*.tif"], "bands_by": "file"}
     nodata = changes.pop("nodata", None)
-    card = make_card(layout | changes, dict.fromkeys(bands, 10.0), nodata=nodata)
-    source = open_source(card, folder)
-    scene = source.open(source.names[0])
-    assert isinstance(scene, Scene)
-    return scene
-
-
-def refused(make_card: MakeCard, folder: Path, **changes: Any) -> str:
-    with pytest.raises(DataError) as told:
-        opened(make_card, folder, **changes)
-    assert "\n" not in str(told.value)
-    return str(told.value)
+    return make_card(layout | changes, dict.fromkeys(bands, 10.0), nodata=nodata)
 
 
 def numbers(side: int) -> np.ndarray:
@@ -71,7 +59,7 @@ def test_another_zone_is_warped_to_the_finest_grid(
     (x,), (y,) = transform("EPSG:32632", "EPSG:32633", [WEST + 200], [NORTH - 200])
     corner = (round(x) - 600.0, round(y) + 600.0)
     place("x_B", other, epsg=32633, gsd_m=20.0, corner=corner)
-    scene = opened(make_card, tmp_path, align=align)
+    scene = opened(card_of(make_card, align=align), tmp_path)
     assert (scene.grid.epsg, scene.grid.west, scene.grid.north) == (32632, WEST, NORTH)
     expected = np.empty((40, 40), np.uint16)
     reproject(
@@ -92,7 +80,7 @@ def test_half_a_pixel_is_the_mean_of_two(
     ramp = np.tile(100 * np.arange(21, dtype=np.uint16), (20, 1))
     place("x_A", numbers(20))
     place("x_B", ramp, corner=(WEST - 5.0, NORTH))
-    image = opened(make_card, tmp_path, align="bilinear").read(0, 0, 20, 20, "nearest")
+    image = opened(card_of(make_card, align="bilinear"), tmp_path).read(0, 0, 20, 20, "nearest")
     np.testing.assert_array_equal(image[1, 4], 100 * np.arange(20) + 50)
 
 
@@ -102,11 +90,11 @@ def test_what_is_half_covered_has_no_data_on_the_rest(
     east = numbers(20)
     place("x_A", numbers(20))
     half = place("x_B", east, corner=(WEST + 100.0, NORTH))
-    assert refused(make_card, tmp_path) == (
+    assert refused(card_of(make_card), tmp_path) == (
         f"{half}: covers only 50% of x_A.tif, and there is no no-data value;"
         " give nodata in the card"
     )
-    image = opened(make_card, tmp_path, nodata=0.0).read(0, 0, 20, 20, "nearest")
+    image = opened(card_of(make_card, nodata=0.0), tmp_path).read(0, 0, 20, 20, "nearest")
     assert (image[1, :, :10] == 0).all()
     np.testing.assert_array_equal(image[1, :, 10:], east[:, :10])
 
@@ -116,14 +104,14 @@ def test_what_cannot_be_aligned_names_both_files(
 ) -> None:
     place("x_A", numbers(20))
     other = place("x_B", numbers(20), corner=(WEST + 5000.0, NORTH))
-    assert refused(make_card, tmp_path).startswith(
+    assert refused(card_of(make_card), tmp_path).startswith(
         f"{other}: does not lie on the ground of x_A.tif"
     )
     place("x_B", numbers(20), corner=(WEST + 3.0, NORTH))
-    told = refused(make_card, tmp_path, align="refuse")
+    told = refused(card_of(make_card, align="refuse"), tmp_path)
     assert told.startswith(f"{other}: differs from x_A.tif in CRS or grid; bring both to one grid")
     place("x_B", numbers(20), epsg=None)
-    assert refused(make_card, tmp_path).startswith(f"{other}: has no CRS; write one")
+    assert refused(card_of(make_card), tmp_path).startswith(f"{other}: has no CRS; write one")
 
 
 # ---- dates
@@ -138,7 +126,7 @@ def test_files_of_several_dates_are_a_series(
             values[date, band] = numbers(20 if band == "A" else 10)
             gsd = 10.0 if band == "A" else 20.0
             place(f"x_{date}_{band}", values[date, band], gsd_m=gsd)
-    scene = opened(make_card, tmp_path, images=["x_{date}_*.tif"])
+    scene = opened(card_of(make_card, images=["x_{date}_*.tif"]), tmp_path)
     assert scene.times == (datetime(2026, 4, 12, 10, 10, 10), datetime(2026, 8, 1))
     expected = np.stack(
         [
@@ -163,10 +151,10 @@ def test_a_series_with_a_gap_is_refused(
         place(name, numbers(10))
     assert (
         "S1: has no A of 2026-04-01 00:00:00, but of other dates; complete the series"
-        in refused(make_card, tmp_path)
+        in refused(card_of(make_card), tmp_path)
     )
     with pytest.raises(DataError, match="has no band C; it has A, B"):
-        opened(make_card, tmp_path, bands="ABC")
+        opened(card_of(make_card, bands="ABC"), tmp_path)
 
 
 def test_one_acquisition_may_tell_several_times(
@@ -175,7 +163,7 @@ def test_one_acquisition_may_tell_several_times(
     bands = {"x_20260801_A": numbers(10), "height_20000211_B": numbers(10)}
     for name, pixels in bands.items():
         place(name, pixels)
-    scene = opened(make_card, tmp_path)
+    scene = opened(card_of(make_card), tmp_path)
     assert len(scene.times) == 1
     np.testing.assert_array_equal(
         scene.read(0, 0, 10, 10, "nearest"), np.stack(list(bands.values()))
@@ -193,7 +181,7 @@ def test_a_class_raster_of_another_zone_is_taken_by_the_nearest(
     codes = RNG.integers(0, 3, (20, 20)).astype(np.uint8)
     corner = (round(x) - 100.0, round(y) + 100.0)
     write_raster(tmp_path / "truth.tif", codes[None], ["c"], epsg=32633, gsd_m=10.0, corner=corner)
-    scene = opened(make_card, tmp_path, bands="A", labels="/truth.tif")
+    scene = opened(card_of(make_card, bands="A", labels="/truth.tif"), tmp_path)
     expected = np.full((40, 40), UNLABELLED, np.uint8)
     reproject(
         codes, expected, src_crs=CRS.from_epsg(32633), dst_crs=CRS.from_epsg(32632),
@@ -224,7 +212,9 @@ def test_polygons_have_the_pixels_counted_by_hand(
     square = shapely.box(WEST + 7, NORTH - 33, WEST + 33, NORTH - 7)
     far = shapely.box(WEST - 900, NORTH, WEST - 800, NORTH + 100)
     write_polygons(tmp_path / "S1" / "p.gpkg", [square, far], ["B", "C"], 32632)
-    scene = opened(make_card, tmp_path, bands="A", labels="p.gpkg", all_touched=all_touched)
+    scene = opened(
+        card_of(make_card, bands="A", labels="p.gpkg", all_touched=all_touched), tmp_path
+    )
     labels = scene.read_labels(0, 0, 10, 10)
     assert (labels == 1).sum() == pixels
     assert (labels != UNLABELLED).sum() == pixels
@@ -240,7 +230,7 @@ def test_polygons_in_degrees_and_by_code_are_drawn_in_metres(
     lon, lat = transform("EPSG:32632", "EPSG:4326", WEST + ring[:, 0], NORTH + ring[:, 1])
     shape = shapely.Polygon(np.c_[lon, lat])
     write_polygons(tmp_path / "S1" / "p.gpkg", [shape], [7], 4326)
-    scene = opened(make_card, tmp_path, bands="A", labels="p.gpkg", codes=[5, 6, 7])
+    scene = opened(card_of(make_card, bands="A", labels="p.gpkg", codes=[5, 6, 7]), tmp_path)
     labels = scene.read_labels(0, 0, 10, 10)
     assert (labels[2:6, 2:8] == 2).all() and (labels == 2).sum() == 4 * 6
 
@@ -251,9 +241,8 @@ def test_polygons_elsewhere_are_refused(
     place("x_A", numbers(10))
     path = tmp_path / "S1" / "p.gpkg"
     write_polygons(path, [shapely.box(WEST + 900, NORTH, WEST + 999, NORTH + 99)], ["A"], 32632)
-    told = refused(make_card, tmp_path, bands="A", labels="p.gpkg")
+    told = refused(card_of(make_card, bands="A", labels="p.gpkg"), tmp_path)
     assert told == f"{path}: no polygon lies on the scene; mend its CRS"
     write_polygons(path, [shapely.box(WEST, NORTH - 50, WEST + 50, NORTH)], ["Forest"], 32632)
-    assert "'kind' holds no class of the card; it has Forest" in refused(
-        make_card, tmp_path, bands="A", labels="p.gpkg"
-    )
+    told = refused(card_of(make_card, bands="A", labels="p.gpkg"), tmp_path)
+    assert "'kind' holds no class of the card; it has Forest" in told

@@ -20,6 +20,7 @@ import xarray as xr
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
+from opening import opened, refused
 from rasterio.crs import CRS
 from rasterio.transform import from_origin
 
@@ -27,7 +28,6 @@ from swath.data.card import UNLABELLED, Card
 from swath.data.layouts import open_source
 from swath.data.scene import Scene
 from swath.data.statistics import add_up, measure, summary
-from swath.errors import DataError
 
 MakeCard = Callable[..., Card]
 WEST, NORTH, GSD = 600_000.0, 5_000_200.0, 10.0
@@ -66,20 +66,6 @@ def card_of(make_card: MakeCard, bands: Any = ("B3", "B1"), **layout: Any) -> Ca
     if isinstance(bands, tuple):
         bands = dict.fromkeys(bands, GSD)
     return make_card({"name": "array_scenes", "images": "{scene}.nc"} | layout, bands)
-
-
-def opened(card: Card, folder: Path) -> Scene:
-    source = open_source(card, folder)
-    scene = source.open(source.names[0])
-    assert isinstance(scene, Scene)
-    return scene
-
-
-def refused(card: Card, folder: Path) -> str:
-    with pytest.raises(DataError) as told:
-        opened(card, folder)
-    assert "\n" not in str(told.value)
-    return str(told.value)
 
 
 # ---- what is read

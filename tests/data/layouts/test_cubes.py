@@ -13,32 +13,16 @@ import pytest
 import rasterio
 import scipy.io
 import yaml
+from opening import opened, refused
 
 from swath.data.card import UNLABELLED, Card
 from swath.data.fetch import fetch
-from swath.data.layouts import open_source
-from swath.data.scene import Scene
-from swath.errors import DataError
 
 MakeCard = Callable[..., Card]
 
 
 def card_of(repository: Path, name: str) -> Card:
     return Card.model_validate(yaml.safe_load((repository / f"conf/data/{name}.yaml").read_text()))
-
-
-def opened(card: Card, folder: Path) -> Scene:
-    source = open_source(card, folder)
-    scene = source.open(source.names[0])
-    assert isinstance(scene, Scene)
-    return scene
-
-
-def refused(card: Card, folder: Path) -> str:
-    with pytest.raises(DataError) as told:
-        opened(card, folder)
-    assert "\n" not in str(told.value)
-    return str(told.value)
 
 
 def unpacked(real_data: Path, folder: Path) -> Path:

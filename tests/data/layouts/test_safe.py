@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+from opening import refused
 from rasterio.transform import from_origin
 
 from swath.data.card import UNLABELLED, Card
 from swath.data.layouts import open_source
 from swath.data.scene import Scene
-from swath.errors import DataError
 
 MakeCard = Callable[..., Card]
 BANDS = {"B02": 10.0, "B8A": 20.0, "B01": 60.0}
@@ -97,14 +97,6 @@ def write_safe(
 
 def card_of(make_card: MakeCard, bands: dict[str, float] = BANDS, **layout: Any) -> Card:
     return make_card({"name": "safe"} | layout, bands, nodata=0.0)
-
-
-def refused(card: Card, folder: Path) -> str:
-    with pytest.raises(DataError) as told:
-        source = open_source(card, folder)
-        source.open(source.names[0])
-    assert "\n" not in str(told.value)
-    return str(told.value)
 
 
 def test_bands_lie_on_the_finest_grid_at_their_own_gsd(

@@ -13,6 +13,7 @@ import pytest
 import rasterio
 from hypothesis import given
 from hypothesis import strategies as st
+from opening import opened, refused
 
 from swath.data.card import UNLABELLED, Band, Card, Target
 from swath.data.layouts import Source, open_source
@@ -21,22 +22,6 @@ from swath.data.scene import Scene
 from swath.errors import DataError
 
 Write = Callable[..., Path]
-
-
-def opened(card: Card, folder: Path, name: str | None = None) -> Scene:
-    """A scene of a folder, the first unless named."""
-    source = open_source(card, folder)
-    scene = source.open(name or source.names[0])
-    assert isinstance(scene, Scene)
-    return scene
-
-
-def refused(card: Card, folder: Path) -> str:
-    """The one line in which the first scene is refused."""
-    with pytest.raises(DataError) as told:
-        opened(card, folder)
-    assert "\n" not in str(told.value)
-    return str(told.value)
 
 
 # ---- scenes that swath draws

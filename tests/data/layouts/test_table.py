@@ -11,12 +11,12 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from opening import refused
 
 from swath.data import archives
 from swath.data.card import Card, Target
 from swath.data.layouts import open_source
 from swath.data.published import Published
-from swath.errors import DataError
 
 CLASSES = {"water": "#0000aa", "forest": "#00aa00", "crop": "#aaaa00"}
 
@@ -47,13 +47,6 @@ def opened(card: Card, folder: Path, part: str = "train") -> Published:
 def all_of(piece: Published) -> tuple[np.ndarray, np.ndarray]:
     images, labels = piece.read(piece.places)
     return images[0], labels
-
-
-def refused(card: Card, folder: Path) -> str:
-    with pytest.raises(DataError) as told:
-        opened(card, folder)
-    assert "\n" not in str(told.value)
-    return str(told.value)
 
 
 @settings(max_examples=30)
