@@ -608,12 +608,12 @@ def predict(
     """
     from swath.data.single import single_scene
     from swath.learn.mapping import map_scene
-    from swath.learn.train import load
+    from swath.learn.predict import opened as open_model
     from swath.plan import defaults
 
-    _, facts = load(model)
-    data = facts["data"]
-    opened = single_scene(scene, facts["bands"], data)
+    trained = open_model(model)
+    data = trained.facts["data"]
+    opened = single_scene(scene, trained.facts["bands"], data)
     bands = list(opened.bands)
     asked = {"overlap_px": overlap_px, "compress": compress, "probabilities": probabilities}
     given = defaults("maps") | {key: value for key, value in asked.items() if value is not None}
@@ -621,7 +621,7 @@ def predict(
         model, opened, out, colours=data.get("colours", []),
         rgb=[bands[number] for number in data.get("rgb", (0, 0, 0))],
         resampling=data.get("resampling", defaults("patches")["resampling"]),
-        step_px=step_px, **given,
+        step_px=step_px, trained=trained, **given,
     )  # fmt: skip
     for path in done.rasters.values():
         print(path)

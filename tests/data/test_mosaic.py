@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import rasterio
 from rasterio.transform import from_origin
 
@@ -47,6 +48,17 @@ def test_a_mosaic_shows_every_map_in_its_place(tmp_path: Path) -> None:
         )
         assert {value: file.colormap(1)[value] for value in COLOURS} == COLOURS
         assert file.tags(1)["0"] == "Water"
+
+
+def test_each_map_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values, opened, real = np.zeros((2, 2)), [], rasterio.open
+    paths = [
+        class_map(tmp_path / f"{name}.tif", values, 500_000 + 20 * k, 5_000_000)
+        for k, name in enumerate("abc")
+    ]
+    monkeypatch.setattr(rasterio, "open", lambda path: opened.append(path) or real(path))
+    write_mosaics(paths, tmp_path, "classes")
+    assert opened == paths
 
 
 def test_each_crs_has_a_mosaic_and_none_has_none(tmp_path: Path) -> None:

@@ -228,6 +228,16 @@ def test_a_scene_smaller_than_a_window_and_its_margin(scene, save_model, tmp_pat
     assert (classes != UNLABELLED).all()
 
 
+def test_a_network_that_is_open_is_not_opened_again(
+    scene, save_model, tmp_path, monkeypatch
+) -> None:
+    model = save_model()
+    trained, expected = mapping.opened(model), mapped(model, scene, tmp_path / "a")
+    monkeypatch.setattr(mapping, "opened", lambda *_: pytest.fail("it is opened again"))
+    found = mapped(model, scene, tmp_path / "b", trained=trained)
+    np.testing.assert_array_equal(found["classes"], expected["classes"])
+
+
 # ---- seams ------------------------------------------------------------------------------------
 
 

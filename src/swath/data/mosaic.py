@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as xml
 
 import rasterio
@@ -12,6 +13,28 @@ from swath.files import write_text
 
 DTYPES = {"uint8": "Byte", "float32": "Float32"}
 """As GDAL names them."""
+
+
+@dataclass(frozen=True)
+class _Mosaic:
+    """The maps of one CRS, as the first of them describes its band."""
+
+    crs: Any
+    dtype: str
+    says: str | None
+    unit: str | None
+    names: dict[str, str]
+    colours: dict[int, tuple[int, int, int, int]]
+    nodata: float
+    places: dict[Path, tuple[Any, Any, Any]] = field(default_factory=dict)
+    """Bounds, resolution and shape of each map."""
+
+    @classmethod
+    def like(cls, first: rasterio.DatasetReader) -> _Mosaic:
+        return cls(
+            first.crs, first.dtypes[0], first.descriptions[0], first.units[0], first.tags(1),
+            _colours(first), first.nodata,
+        )  # fmt: skip
 
 
 def write_mosaics(rasters: list[Path], folder: Path, kind: str) -> list[Path]:
@@ -25,52 +48,49 @@ def write_mosaics(rasters: list[Path], folder: Path, kind: str) -> list[Path]:
         folder: where the mosaics are written.
         kind: the last part of their names, which begin with the CRS: `EPSG32632_<kind>.vrt`.
     """
-    of_crs: dict[str, list[Path]] = defaultdict(list)
+    mosaics: dict[str, _Mosaic] = {}
     for path in rasters:
         with rasterio.open(path) as file:
             if file.crs:
-                of_crs[file.crs.to_string()].append(path)
+                crs = file.crs.to_string()
+                if crs not in mosaics:
+                    mosaics[crs] = _Mosaic.like(file)
+                mosaics[crs].places[path] = (file.bounds, file.res, file.shape)
     written = []
-    for crs, paths in of_crs.items():
+    for crs, mosaic in mosaics.items():
         written.append(folder / f"{crs.replace(':', '')}_{kind}.vrt")
-        write_text(written[-1], _vrt(paths))
+        write_text(written[-1], _vrt(mosaic))
     return written
 
 
-def _vrt(paths: list[Path]) -> str:
-    """The mosaic of rasters of one CRS as GDAL's XML.
+def _vrt(mosaic: _Mosaic) -> str:
+    """A mosaic as GDAL's XML.
 
     Source: GDAL, VRT – GDAL Virtual Format (gdal.org/drivers/raster/vrt.html), elements
     VRTDataset, VRTRasterBand and ComplexSource.
     """
-    with rasterio.open(paths[0]) as first:
-        crs, colours, names, nodata = first.crs, _colours(first), first.tags(1), first.nodata
-        dtype, says, unit = first.dtypes[0], first.descriptions[0], first.units[0]
-    places = {}
-    for path in paths:
-        with rasterio.open(path) as file:
-            places[path] = (file.bounds, file.res, file.shape)
+    places = mosaic.places
     step_x, step_y = (min(res[axis] for _, res, _ in places.values()) for axis in (0, 1))
     west = min(bounds.left for bounds, _, _ in places.values())
     north = max(bounds.top for bounds, _, _ in places.values())
     width = round((max(bounds.right for bounds, _, _ in places.values()) - west) / step_x)
     height = round((north - min(bounds.bottom for bounds, _, _ in places.values())) / step_y)
     root = xml.Element("VRTDataset", rasterXSize=str(width), rasterYSize=str(height))
-    _text(root, "SRS", crs.to_wkt())
+    _text(root, "SRS", mosaic.crs.to_wkt())
     place = (west, step_x, 0.0, north, 0.0, -step_y)
     _text(root, "GeoTransform", ", ".join(map(repr, place)))
-    band = xml.SubElement(root, "VRTRasterBand", dataType=DTYPES[dtype], band="1")
-    _text(band, "Description", says or "")
-    _text(band, "UnitType", unit or "")
+    band = xml.SubElement(root, "VRTRasterBand", dataType=DTYPES[mosaic.dtype], band="1")
+    _text(band, "Description", mosaic.says or "")
+    _text(band, "UnitType", mosaic.unit or "")
     metadata = xml.SubElement(band, "Metadata")
-    for key, value in names.items():
-        _text(metadata, "MDI", value, key=key)
-    _text(band, "NoDataValue", f"{nodata:g}")
-    if colours:
+    for key, text in mosaic.names.items():
+        _text(metadata, "MDI", text, key=key)
+    _text(band, "NoDataValue", f"{mosaic.nodata:g}")
+    if mosaic.colours:
         _text(band, "ColorInterp", "Palette")
         table = xml.SubElement(band, "ColorTable")
         for value in range(256):
-            rgba = colours.get(value, (0, 0, 0, 0))
+            rgba = mosaic.colours.get(value, (0, 0, 0, 0))
             parts = {f"c{n}": str(part) for n, part in enumerate(rgba, start=1)}
             xml.SubElement(table, "Entry", parts)
     for path, (bounds, res, shape) in places.items():
@@ -86,7 +106,7 @@ def _vrt(paths: list[Path]) -> str:
             "ySize": shape[0] * res[1] / step_y,
         }
         xml.SubElement(source, "DstRect", {key: repr(value) for key, value in at.items()})
-        _text(source, "NODATA", f"{nodata:g}")
+        _text(source, "NODATA", f"{mosaic.nodata:g}")
     xml.indent(root)
     return xml.tostring(root, encoding="unicode") + "\n"
 

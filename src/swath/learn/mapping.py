@@ -89,6 +89,7 @@ def map_scene(
     overlap_px: int,
     compress: Literal["zstd", "deflate"] = "zstd",
     step_px: int | None = None,
+    trained: Trained | None = None,
     precision: Precision = "auto",
     window_px: int | None = None,
     state: Path | None = None,
@@ -115,7 +116,8 @@ def map_scene(
         overlap_px: how far neighbouring windows overlap, over which one fades into the other.
         compress: how the bytes of the maps are packed.
         step_px: of a model of one label a patch; its patch's side unless given.
-        precision: of the network; `auto` is that of its training.
+        trained: the network, where it is open already.
+        precision: of the network, where it is not; `auto` is that of its training.
         window_px: side of the part of a window that is its own; the fastest unless given.
         state: where an attempt that was killed is gone on with; beside the maps unless given.
         identity: whatever else decides how the map looks, such as the code's fingerprint.
@@ -133,7 +135,7 @@ def map_scene(
         harmonic analysis, Proceedings of the IEEE 66 (1), 1978 (doi:10.1109/PROC.1978.10837).
     """
     started = time.perf_counter()
-    trained = opened(model, precision)
+    trained = trained or opened(model, precision)
     check_fits(trained.facts, scene)
     means = _Means(trained, scene, resampling)
     asked = [resampling, probabilities, overlap_px, compress, step_px, precision, window_px]
