@@ -40,6 +40,8 @@ EXCEPTIONS = {
     ("report.page", "study.results"): "a page shows what study.results reads from the disk",
     ("report.figures", "study.results"): "figures are drawn from the same tidy tables",
     ("report.tables", "study.results"): "and so are the tables beside them",
+    ("report.page", "study.importance"): "what a study's parameters explain is computed once",
+    ("report.figures", "study.importance"): "and drawn",
 }
 
 

@@ -95,14 +95,14 @@ def test_overrides_reach_their_sections() -> None:
 
 
 def test_a_value_of_the_lists_of_hydra_may_hold_spaces_where_it_is_quoted() -> None:
-    given = "'sweep.space={optim.lr: {type: float, low: 0.1, high: 1.0}}'"
+    given = "'sweep.space={optim.lr: {float: [0.1, 1.0]}}'"
     space = plan.compose(CONF, "embedded", given).sections["sweep"]["space"]
     assert space["optim.lr"]["high"] == 1.0
 
 
 # ---- one line for each mistake ----------------------------------------------------------------
 
-SPACE = "sweep.space={{{0}: {{type: float, low: {1}, high: {2}}}}}"
+SPACE = "sweep.space={{{0}: {{float: [{1}, {2}]}}}}"
 
 MISTAKES: list[tuple[str, str | list[str], tuple[str, ...]]] = [
     ("embeded", "", ("experiment", "'embeded'", "'embedded'")),
@@ -145,16 +145,52 @@ MISTAKES: list[tuple[str, str | list[str], tuple[str, ...]]] = [
      ("sweep.space", "optim.lrr", "unknown key", "'optim.lr'")),
     ("embedded", [SPACE.format("optim.lr", 1, 0.1)], ("sweep.space.optim.lr", "no range")),
     ("embedded", [SPACE.format("optim.lr", 1, 1)], ("sweep.space.optim.lr", "no range")),
-    ("embedded", ["sweep.space={optim.lr: {type: float, low: 0, high: 1, log: true}}"],
-     ("sweep.space.optim.lr", "no range")),
-    ("embedded", ["sweep.space={optim.lr: {type: float, low: 1}}"],
-     ("sweep.space.optim.lr", "range")),
-    ("embedded", ["sweep.space={optim.lr: {type: choice}}"],
-     ("sweep.space.optim.lr", "no choices")),
+    ("embedded", [SPACE.format("optim.lr", 0, 1)], ("sweep.space.optim.lr", "no range")),  # log
+    ("embedded", ["sweep.space={optim.lr: {float: [1]}}"],
+     ("sweep.space.optim.lr", "should be a range [low, high]")),
+    ("embedded", ["sweep.space={optim.lr: {int: [1, 2]}}"],
+     ("sweep.space.optim.lr", "should be of one type")),
+    ("embedded", ["sweep.space={optim.schedule: {choice: []}}"],
+     ("sweep.space.optim.schedule", "no choices")),
+    ("embedded", ["sweep.space={optim.schedule: {choice: [cosine, linear]}}"],
+     ("sweep.space.optim.schedule", "'linear'")),
+    ("embedded", ["sweep.space={optim.schedule: {choice: [cosine, cosine]}}"],
+     ("sweep.space.optim.schedule", "twice")),
     ("embedded", [SPACE.format("optim.warmup", -1, 1)], ("optim.warmup", "greater than")),
-    ("embedded", [SPACE.format("model.width", 8, 16)], ("sweep.space.model.width", "int")),
-    ("embedded", ["sweep.space={optim.lr: {typ: float}}"],
-     ("sweep.space.optim.lr.typ", "unknown key")),
+    ("embedded", [SPACE.format("model.depth", 2, 3)], ("sweep.space.model.depth", "int")),
+    ("embedded", ["sweep.space={model.depth: {int: [1, 2.5]}}"],
+     ("sweep.space.model.depth", "whole numbers")),
+    ("embedded", ["sweep.space={model.depth: {int: [1, 3], step: 5}}"],
+     ("sweep.space.model.depth", "a step of 5 leaves the range")),
+    ("embedded", ["sweep.space={optim.lr: {step: 0.001}}"],
+     ("sweep.space.optim.lr", "log and step")),
+    ("embedded", ["sweep.space={optim.lr: {floot: [1, 2]}}"],
+     ("sweep.space.optim.lr.floot", "unknown key")),
+    ("embedded", ["sweep.space={trainer.epochs: {int: [1, 3]}}"],
+     ("sweep.space.trainer.epochs", "is the budget of the rungs (sweep.epochs)")),
+    ("embedded", ["sweep.space={patches.size_px: {choice: [32, 64]}}"],
+     ("sweep.space.patches.size_px", "is no key of a run", "make an experiment for each")),
+    ("embedded", ["sweep.space={optim.warmup: {float: [0, 1], when: {optim.rate: 1}}}"],
+     ("sweep.space.optim.warmup.when", "no dimension optim.rate")),
+    ("embedded", ["sweep.space={optim.warmup: {float: [0, 1], when: {model.width: 9}}}"],
+     ("sweep.space.optim.warmup.when", "model.width never is 9")),
+    # The model was changed and the study was not: the file that holds the key, and the way out.
+    ("embedded", "model=spectral_mlp",
+     ("conf/sweep/small.yaml", "sweep.space.model.width", "unknown key", "or set sweep=none")),
+    ("embedded", "sweep.eta=8", ("sweep.trials", "leave none for rung 2", "sweep.rungs=1")),
+    ("embedded", "sweep.sampler=tpe sweep.generation=2 sweep.rungs=3",
+     ("sweep.generation", "2 trials of which one in 2 goes on", "give at least 4")),
+    ("embedded", "sweep.trials=0", ("sweep.trials", "is 0")),
+    ("embedded", "sweep=none sweep.trials=3", ("sweep.space", "names nothing to vary")),
+    ("embedded", "sweep.objective=val/acc", ("sweep.objective", "no run writes", "'val/accuracy'")),
+    ("embedded", "sweep.objective=[val/loss,val/loss]", ("sweep.objective", "twice")),
+    ("embedded", "sweep.direction=[maximize,minimize]", ("sweep.direction", "has 2 for 1")),
+    ("embedded", "sweep.sampler=grid", ("optim.lr", "a range without a step", "choice")),
+    ("embedded", "sweep.mode=async sweep.sampler=sobol", ("sweep.sampler", "sobol has a plan")),
+    ("embedded", "sweep.mode=async sweep.objective=[val/loss,parameters]",
+     ("sweep.pruner", "there are several", "none")),
+    ("embedded", "sweep.final.best=5", ("sweep.final.best", "there are 4 trials")),
+    ("embedded", "sweep.final.seeds=[1,1]", ("sweep.final.seeds", "twice")),
     ("embedded", "data.rgb=[B99,B03,B02]", ("data.rgb", "B99")),
     ("embedded", "data.bands=[]", ("data.bands",)),
     ("eurosat", "data.counts.Foo=3", ("data.counts", "Foo")),

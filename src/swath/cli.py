@@ -71,7 +71,11 @@ Results = Annotated[
 ]
 Slots = Annotated[str, typer.Option(help="Which of all slots: FIRST:END, from 0.")]
 Tried = Annotated[int, typer.Option(help="How often this job was begun; 1 is for the first time.")]
-Inside = Annotated[bool, typer.Option("--inside", hidden=True)]
+Inside = Annotated[
+    str, typer.Option(hidden=True, help="Started by the job's own process: beside others, alone.")
+]
+STUDY = ("sweep", "task")
+"""Sections that say what a study seeks."""
 STARTED = time.time()
 AGAIN = "from swath.cli import main; main()"
 """What another process of a verb runs, however this one was started."""
@@ -771,7 +775,7 @@ def trials(
     ] = None,
     minutes: Minutes = None,
     attempt: Tried = 1,
-    inside: Inside = False,
+    inside: Inside = "",
 ) -> None:
     """Train some slots of a rung, one after another in this process.
 
@@ -809,8 +813,8 @@ def trials(
     ]
     closes = proposed["began"] + 60 * sweep["minutes"] if sweep["minutes"] else None
     _train_asked(
-        asked, [s.name for s in sought], patches, split, state, out, code=code, minutes=minutes,
-        attempt=attempt, inside=inside, which=which, closes=closes,
+        asked, config.parent.name, [s.name for s in sought], patches, split, state, out, code=code,
+        minutes=minutes, attempt=attempt, inside=inside, which=which, closes=closes,
         side_by_side=sweep["side_by_side"],
     )  # fmt: skip
 
@@ -863,7 +867,15 @@ def worker(
         given = with_params(sections, {"trainer.epochs": epochs[-1], **params})
         identity = _identity(given, version, dealt_by, code, 0, sweep["seed"])
         slot = Slot(
-            number, identity, epochs[rung], sweep["seed"], given, parts, statistics, {"rung": rung}
+            number,
+            config.parent.name,
+            identity,
+            epochs[rung],
+            sweep["seed"],
+            given,
+            parts,
+            statistics,
+            {"rung": rung},
         )
         return train_slot(
             slot, opened, state, sought=[s.name for s in sought], code=code,
@@ -936,11 +948,12 @@ def final(
     out: Annotated[Path, typer.Option(help="Result of the job, a JSON file.")],
     minutes: Minutes = None,
     attempt: Tried = 1,
-    inside: Inside = False,
+    inside: Inside = "",
 ) -> None:
     """Train some runs of a study's final: its best trials over seeds and folds.
 
-    Reads: sweep.yaml and the sections of a run, trials.json. Writes: one row a run.
+    Reads: sweep.yaml and the sections of a run, trials.json. Writes: one row a run; where fewer
+    trials than asked for have not failed, fewer.
     Stops as `train` does; started again it goes on in the run at which it was.
     """
     from swath.files import read_json
@@ -959,6 +972,7 @@ def final(
         for fold in sweep["final"]["folds"]
         for seed in sweep["final"]["seeds"]
     ]
+    which = [slot for slot in which if slot < len(runs)]
     asked = [
         _Asked(
             number, epochs, fold, seed, _of_trial(sections, sweep, collected, number)[1],
@@ -967,7 +981,8 @@ def final(
         for number, fold, seed in (runs[slot] for slot in which)
     ]  # fmt: skip
     _train_asked(
-        asked, sought, patches, split, state, out, code=code, minutes=minutes, attempt=attempt,
+        asked, config.parent.name, sought, patches, split, state, out, code=code, minutes=minutes,
+        attempt=attempt,
         inside=inside, which=which, side_by_side=sweep["side_by_side"],
     )  # fmt: skip
 
@@ -1069,6 +1084,25 @@ def track(
 
 
 @app.command()
+def track_study(
+    config: Config,
+    study: Annotated[Path, typer.Option(help="trials.json.")],
+    spool: Annotated[Path, typer.Option(help="Folder of W&B's files.")],
+    out: Annotated[Path, typer.Option(help="tracking.json to write.")],
+) -> None:
+    """Log the trials of a study to Weights & Biases as a group; what goes wrong stops nothing.
+
+    Reads: tracking.yaml, trials.json. Writes: tracking.json, the spool.
+    """
+    from swath.files import read_json, write_json
+    from swath.plan import read_sections
+    from swath.report.tracking import track_study as tell
+
+    settings = read_sections("track_study", config)["tracking"]
+    write_json(out, tell(read_json(study), spool, **settings))
+
+
+@app.command()
 def report(
     experiment: Annotated[Path, typer.Option(help="Folder results/EXPERIMENT.")],
     out: Annotated[Path, typer.Option(help="report.html to write.")],
@@ -1100,6 +1134,25 @@ def show(
     shown = [table for section in tables.values() for table in section if table.of_data]
     costs = [table for table in tables["making"] if table.caption.startswith("Time")]
     print("\n\n".join(as_markdown(table) for table in [*shown, *costs]))
+
+
+@app.command()
+def study(
+    name: Annotated[str, typer.Argument(help="The experiment whose study it is.")],
+    results: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("results"),
+    state: State = Path("state"),
+) -> None:
+    """Print how a study stands, while it runs or after.
+
+    Reads: what results/NAME and STATE/runs hold of it. Writes: nothing; prints.
+    Example: swath study eurosat_small
+    """
+    from swath.plan import read_section
+    from swath.study.standing import standing
+
+    sections = {key: read_section(results / name / "config" / f"{key}.yaml") for key in STUDY}
+    monitor = sections["task"]["monitor"]
+    print("\n".join(standing(results / name, state, sections["sweep"], monitor)))
 
 
 @app.command()
@@ -1156,6 +1209,7 @@ class _Asked(NamedTuple):
 
 def _train_asked(
     asked: list[_Asked],
+    name: str,
     sought: list[str],
     patches: Path,
     split: Path,
@@ -1165,7 +1219,7 @@ def _train_asked(
     code: str,
     minutes: float | None,
     attempt: int,
-    inside: bool,
+    inside: str,
     which: list[int],
     closes: float | None = None,
     side_by_side: int = 1,
@@ -1185,19 +1239,28 @@ def _train_asked(
         dealt = [range(k, len(asked), together) for k in range(together)]
         parts = [out.with_name(f"{out.stem}.{k}.json") for k in range(together)]
         chosen = [[which[n] for n in some] for some in dealt]
-        commands = [_same(out=part, slots=some) for part, some in zip(parts, chosen, strict=True)]
+        pairs = zip(parts, chosen, strict=True)
+        commands = [_same("beside", out=part, slots=some) for part, some in pairs]
         found = elsewhere(commands, parts)
         if dead := [end for end in found if isinstance(end, int)]:
             raise RunError(
                 f"a process ended with exit code {dead[0]}", where=out, mend="start it again"
             )
-        rows = [row for some in found if not isinstance(some, int) for row in some]
-        write_json(
-            out,
-            sorted(rows, key=lambda row: (row["number"], row.get("fold", 0), row.get("seed", 0))),
-        )
+        by_slot = {
+            slot: row
+            for some, ended in zip(chosen, found, strict=True)
+            if not isinstance(ended, int)
+            for slot, row in zip(some, ended, strict=True)
+        }
+        # What has no room beside others may have it by itself.
+        again = [slot for slot in which if "memory" in (by_slot[slot]["reason"] or "")]
+        if again:
+            (ended,) = elsewhere([_same("beside", out=parts[0], slots=again)], parts[:1])
+            if not isinstance(ended, int):
+                by_slot |= dict(zip(again, ended, strict=True))
+        write_json(out, [by_slot[slot] for slot in which])
         for part in parts:
-            part.unlink()
+            part.unlink(missing_ok=True)
         return
     # What no trial could do is no trial's result.
     for trainer in {each.sections["trainer"]["device"]: each.sections["trainer"] for each in asked}:
@@ -1208,6 +1271,7 @@ def _train_asked(
     slots = [
         Slot(
             each.number,
+            name,
             _identity(each.sections, version, dealt_by, code, each.fold, each.seed),
             each.epochs,
             each.seed,
@@ -1221,7 +1285,9 @@ def _train_asked(
     def alone(slot: Slot) -> Any:
         part = out.with_name(f"{out.stem}.{slot.run_id}.json")
         try:
-            return elsewhere([_same(out=part, slots=[which[slots.index(slot)]])], [part])[0]
+            return elsewhere([_same("alone", out=part, slots=[which[slots.index(slot)]])], [part])[
+                0
+            ]
         finally:
             part.unlink(missing_ok=True)
 
@@ -1232,19 +1298,19 @@ def _train_asked(
             train_slot, patches=opened, state=state, sought=sought, code=code,
             deadline=_deadline(minutes), measured=state.parent / "measured",
         ),
-        alone=alone if attempt > 1 and not inside else None,
+        alone=alone if attempt > 1 and inside != "alone" else None,
         closes=closes,
         skipped=SKIPPED,
     )  # fmt: skip
     write_json(out, rows)
 
 
-def _same(out: Path, slots: list[int]) -> list[str]:
-    """The command of this process, for some of its slots."""
+def _same(inside: str, out: Path, slots: list[int]) -> list[str]:
+    """The command of this process, for some of its slots, and how it then is started."""
     given = sys.argv[1:]
-    replaced = {"--out", "--slots", "--log"}
+    replaced = {"--out", "--slots", "--log", "--inside"}
     kept = [w for n, w in enumerate(given) if not {w, *given[max(0, n - 1) : n]} & replaced]
-    more = ["--inside", "--out", str(out), "--slots", ",".join(map(str, slots))]
+    more = ["--inside", inside, "--out", str(out), "--slots", ",".join(map(str, slots))]
     return [sys.executable, "-P", "-c", AGAIN, *kept, *more]
 
 

@@ -83,6 +83,7 @@ STAGES = {
     "elect": Stage(("sweep", "model", "task", "optim", "trainer"), ("swath.study.rungs",)),
     "conclude": Stage((), ("swath.study.rungs",)),
     "track": Stage(("tracking",), ("swath.report.tracking",)),
+    "track_study": Stage(("tracking",), ("swath.report.tracking",)),
     "report": Stage((), ("swath.report.page",)),
 }
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(/[A-Za-z0-9][A-Za-z0-9_-]*)*")
@@ -598,9 +599,10 @@ def _check_dimension(sections: dict[str, dict[str, Any]], key: str) -> None:
                 f"a step of {dimension['step']} leaves the range", where=where, mend="step less"
             )
     searched = {name: sections[name] for name in VARIED}
+    others = _conditions(dimensions, key)
     for value in ends:
         try:
-            with_params(searched, {**_conditions(dimensions, key), key: value})
+            with_params(searched, {**others, key: value})
         except ConfigError as wrong:
             mend = f"{wrong.mend.rstrip('?')}, or set sweep=none"
             raise ConfigError(wrong.what, where=where, mend=mend) from None

@@ -184,7 +184,9 @@ class Dimension(Section):
     def _written_short(cls, values: Any) -> Any:
         """`float: [low, high]`, `int: [low, high]` and `choice: [a, b]` as their long forms."""
         kinds = [kind for kind in ("float", "int", "choice") if kind in values]
-        if "type" in values or not kinds:
+        if len(kinds) + ("type" in values) > 1:
+            raise PydanticCustomError("twice", "should be of one type, e.g. {{float: [low, high]}}")
+        if not kinds:
             return values
         given, rest = values[kinds[0]], {k: v for k, v in values.items() if k != kinds[0]}
         if kinds[0] == "choice":
@@ -209,7 +211,7 @@ class Sweep(Section):
     mode: Literal["static", "async"] = "static"
     """`static` has a plan that is known before it runs; in `async` mode workers share a journal and
     each decides by what is known at that time."""
-    space: dict[str, Dimension] = {}
+    space: dict[str, Dimension | None] = {}
     """Any key of the model, task, optim or trainer section -> its dimension."""
     sampler: Literal["grid", "random", "sobol", "tpe", "gp", "nsga2"] = "random"
     trials: Whole = 0
@@ -298,6 +300,8 @@ def check(section: str, values: Any) -> dict[str, Any]:
                     f"'{name}' is not in the card", where=f"data.{key}", mend=nearest(name, known)
                 )
             checked["layout"] = _check_named("layout", "data.layout", checked["layout"])
+        if section == "sweep":  # null takes a dimension out of what another file has given
+            checked["space"] = {key: d for key, d in checked["space"].items() if d is not None}
         return checked
     if section == "split":
         return _check_split(values)

@@ -332,14 +332,15 @@ def test_the_command_gives_hydra_the_winner_s_values(names: list[str], one: Expe
     assert words[:3] == ["snakemake", "--config", f"experiment={one.name}"] and len(words) == 4
     given = parse_config(words[2:])["set"]
     found = OverridesParser.create().parse_overrides(shlex.split(given))
-    assert {each.key_or_group: each.value() for each in found} == params
+    values = {each.key_or_group: each.value() for each in found}
+    assert values == {**params, "sweep": "none"}
 
 
 def test_the_command_is_plain_where_it_can_be(one: Experiment) -> None:
     params = study(one).trials[4].params
     assert page._command(one) == (
         f'snakemake --config experiment=fields-unet set="optim.lr={params["optim.lr"]} '
-        'model.name=unet model.widths=[8,16] optim.schedule=cosine"'
+        'model.name=unet model.widths=[8,16] optim.schedule=cosine trainer.epochs=18 sweep=none"'
     )
 
 

@@ -150,7 +150,7 @@ def test_a_study_is_collected_with_its_states() -> None:
     second = [row(1, 0.7, rung=1), row(3, 0.8, rung=1)]
     params = [{"optim.lr": 0.1 * (n + 1)} for n in range(4)]
     study = collect([params], [*first, *second], MAP, 1)
-    assert (study["best"], study["front"], study["order"]) == (3, [3], [3, 1])
+    assert (study["best"], study["front"], study["order"]) == (3, [3], [3, 1, 0])
     assert [t["state"] for t in study["trials"]] == ["stopped", "complete", "failed", "complete"]
     assert study["trials"][2]["reason"] == "loss is nan"
     assert [r["scores"] for r in study["trials"][1]["rungs"]] == [[0.6], [0.7]]

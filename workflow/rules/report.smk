@@ -23,6 +23,25 @@ rule track:
         " --run {params.run:q} --group {wildcards.experiment:q} --spool state/wandb --out {output:q}"
 
 
+rule track_study:
+    input:
+        sections("track_study"),
+        study="results/{experiment}/study/trials.json",
+    output:
+        "results/{experiment}/study/tracking.json",
+    params:
+        code=code("track_study"),
+    log:
+        "results/{experiment}/log/track-study.log",
+    benchmark:
+        "results/{experiment}/benchmarks/track-study.tsv"
+    conda:
+        "../../environment.yml"
+    shell:
+        "swath --log {log:q} track-study --config results/{wildcards.experiment:q}/config"
+        " --study {input.study:q} --spool state/wandb --out {output:q}"
+
+
 rule report:
     input:
         expand("results/{{experiment}}/config/{section}.yaml", section=plan.SECTIONS),

@@ -10,6 +10,7 @@ from pathlib import Path
 from swath import plan
 from swath.data.card import FETCHED_BY
 from swath.errors import SwathError
+from swath.files import write_json
 from swath.study import rungs
 
 ROOT = Path(workflow.basedir).parent
@@ -196,7 +197,7 @@ def study(wildcards):
     name, sweep = wildcards.experiment, sweep_of(wildcards)
     if not EXPERIMENTS[name].has_study:
         return []
-    files = ["trials.json", *(["final.json"] if sweep["final"]["best"] else [])]
+    files = ["trials.json", "tracking.json", *(["final.json"] if sweep["final"]["best"] else [])]
     return [f"results/{name}/study/{file}" for file in files]
 
 
@@ -210,18 +211,33 @@ def threads_of_study(wildcards):
     return sweep_of(wildcards)["threads"]
 
 
-def epoch_s(wildcards):
-    """What an epoch of a trial took when the study was collected before; None is not known."""
-    found = Path(f"results/{wildcards.experiment}/study/trials.json")
+def epoch_s(name):
+    """What an epoch of a trial took when the study was collected before; None is not known.
+
+    Decided once for each form of a study, and kept beside its sections: the trials are dealt by it,
+    here, in the process of each job, and whenever the workflow is started again.
+    """
+    kept = Path(f"results/{name}/config/dealt.json")
+    asked = plan.hash_of(EXPERIMENTS[name].sections["sweep"])
     try:
-        return rungs.seconds_an_epoch(json.loads(found.read_text())) if found.is_file() else None
-    except (ValueError, KeyError, TypeError):
-        return None  # whoever reads it says so
+        dealt = json.loads(kept.read_text()) if kept.is_file() else {}
+        if dealt.get("sweep") == asked or not workflow.is_main_process:
+            return dealt.get("epoch_s")
+        found = Path(f"results/{name}/study/trials.json")
+        took = rungs.seconds_an_epoch(json.loads(found.read_text())) if found.is_file() else None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        took = None  # a broken file of results is told of by whoever reads it
+    if not workflow.output_settings.dryrun:
+        write_json(kept, {"sweep": asked, "epoch_s": took})
+    return took
+
+
+EPOCH_S = {name: epoch_s(name) for name, each in EXPERIMENTS.items() if each.has_study}
 
 
 def dealt_to(wildcards, generation, rung):
     """The slots of each job of a rung."""
-    return rungs.dealt(sweep_of(wildcards), generation, rung, epoch_s(wildcards))
+    return rungs.dealt(sweep_of(wildcards), generation, rung, EPOCH_S[wildcards.experiment])
 
 
 def slots_of(wildcards):
@@ -314,7 +330,7 @@ def final_dealt(wildcards):
     final = sweep["final"]
     count = final["best"] * len(final["seeds"]) * len(final["folds"])
     rung = sweep["rungs"] - 1
-    return rungs.shards(count, rungs.per_job(sweep, rung, epoch_s(wildcards)))
+    return rungs.shards(count, rungs.per_job(sweep, rung, EPOCH_S[wildcards.experiment]))
 
 
 def final_slots(wildcards):

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from swath.data.patchset import PatchSet
 from swath.errors import StoppedError, SwathError
-from swath.files import read_json
+from swath.files import read_json, write_json
 from swath.learn.train import Outcome, train
 
 log = logging.getLogger(__name__)
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 Row = dict[str, Any]
 """number, epochs, scores, seconds, run_id, curve, reason, and what its slot knows besides."""
 
+TRIAL = "trial.json"
+"""In a run's folder, for those who look on: of which study and trial it is, up to which epoch."""
 BEGUN = "begun"
 """File in a run's folder while a trial of it is trained; one that is left was killed."""
 
@@ -41,6 +43,8 @@ class Slot:
 
     number: int
     """Of the trial."""
+    study: str
+    """Its name."""
     run_id: str
     """Names the folder of its state."""
     epochs: int
@@ -84,6 +88,8 @@ def train_slot(
     begun = state / slot.run_id / BEGUN
     begun.parent.mkdir(parents=True, exist_ok=True)
     begun.touch()
+    of = {"study": slot.study, "number": slot.number, "epochs": slot.epochs}
+    write_json(begun.with_name(TRIAL), of, synced=False)
     try:
         outcome = train(
             patches, slot.parts, slot.statistics, state / slot.run_id, seed=slot.seed,

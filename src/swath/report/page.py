@@ -544,9 +544,9 @@ def as_hydra(value: Any) -> str:
     reserved = value.lower() in ("null", "true", "false", "nan", "inf")
     if re.fullmatch(r"[A-Za-z_][\w./-]*", value, re.ASCII) and not reserved:
         return value
-    from hydra.core.override_parser.types import Quote, QuotedString
-
-    return QuotedString(value, Quote.double).with_quotes()
+    # Backslashes count only before a quote, and the last is before one.
+    escaped = re.sub(r'(\\*)("|$)', lambda m: 2 * m[1] + ('\\"' if m[2] else ""), value)
+    return f'"{escaped}"'
 
 
 def code_version(project: Path) -> str:

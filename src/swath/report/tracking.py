@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import requests
@@ -46,6 +46,64 @@ def track(
     Returns:
         `state` (logged, disabled or failed), `mode`, and `reason` where it failed.
     """
+    name = f"{group}/{run['split']}-fold{run['fold']}-seed{run['seed']}"
+    figures = {
+        f"test/{name}": figure["value"]
+        for name, figure in scores.items()
+        if isinstance(figure, dict) and "value" in figure
+    }
+    logged = _Logged(run["run_id"], name, config, history, figures)
+    return _send([logged], spool, mode=mode, project=project, entity=entity, group=group)
+
+
+def track_study(
+    study: dict[str, Any], spool: Path, *, mode: str, project: str, entity: str | None
+) -> dict[str, Any]:
+    """Log the trials of a study to W&B as a group; see `track`.
+
+    Args:
+        study: a collected study, as `swath.study.rungs.collect` gives it, with its name.
+        spool: see `track`.
+        mode: see `track`.
+        project: see `track`.
+        entity: see `track`.
+    """
+    names = [objective["name"] for objective in study["objectives"]]
+    logged = []
+    for trial in study["trials"]:
+        if not trial["rungs"]:
+            continue
+        last = trial["rungs"][-1]
+        scored = [row for row in trial["rungs"] if row["scores"] is not None]
+        curve = scored[-1]["curve"] if scored else []
+        figures = dict(zip(names, scored[-1]["scores"], strict=True)) if scored else {}
+        logged.append(
+            _Logged(
+                # Not the run's own, under which W&B may know it as a run of the experiment.
+                f"{last['run_id']}-{trial['number']}",
+                f"{study['study']}/trial{trial['number']}",
+                trial["params"],
+                pd.DataFrame({"epoch": range(len(curve)), names[0]: curve}),
+                {**figures, "state": trial["state"], "reason": trial["reason"]},
+            )
+        )
+    group = f"{study['study']}/study"
+    return _send(logged, spool, mode=mode, project=project, entity=entity, group=group)
+
+
+class _Logged(NamedTuple):
+    """A run as W&B is told of it."""
+
+    run_id: str
+    name: str
+    config: dict[str, Any]
+    history: pd.DataFrame
+    summary: dict[str, Any]
+
+
+def _send(
+    runs: list[_Logged], spool: Path, *, mode: str, project: str, entity: str | None, group: str
+) -> dict[str, Any]:
     if mode == "disabled":
         return {"state": "disabled", "mode": mode}
     if mode == "online" and not _logged_in():
@@ -57,25 +115,24 @@ def track(
         import wandb
 
         spool.mkdir(parents=True, exist_ok=True)
-        with wandb.init(
-            id=run["run_id"],
-            name=f"{group}/{run['split']}-fold{run['fold']}-seed{run['seed']}",
-            project=project,
-            entity=entity,
-            group=group,
-            config=config,
-            dir=spool,
-            mode=mode,  # type: ignore[arg-type]
-            resume="allow",
-            settings=wandb.Settings(
-                silent=True, init_timeout=30, console="off", x_disable_stats=True
-            ),
-        ) as logged:
-            for row in history.to_dict("records"):
-                logged.log({str(k): v for k, v in row.items()}, step=int(row["epoch"]))
-            for name, figure in scores.items():
-                if isinstance(figure, dict) and "value" in figure:
-                    logged.summary[f"test/{name}"] = figure["value"]
+        for run in runs:
+            with wandb.init(
+                id=run.run_id,
+                name=run.name,
+                project=project,
+                entity=entity,
+                group=group,
+                config=run.config,
+                dir=spool,
+                mode=mode,  # type: ignore[arg-type]
+                resume="allow",
+                settings=wandb.Settings(
+                    silent=True, init_timeout=30, console="off", x_disable_stats=True
+                ),
+            ) as logged:
+                for row in run.history.to_dict("records"):
+                    logged.log({str(k): v for k, v in row.items()}, step=int(row["epoch"]))
+                logged.summary.update(run.summary)
     except Exception as failed:  # a tracker that is broken in any way must stop nothing
         reason = str(failed).splitlines()[0] if str(failed) else type(failed).__name__
         log.warning("W&B did not take the run (%s); everything else goes on", reason)

@@ -212,7 +212,8 @@ def collect(
         last_rung: number of the last rung, which the best has reached if any has.
 
     Returns:
-        objectives, trials, front (what no other beats) and best (None where all failed).
+        objectives, trials, front (what no other beats on the highest rung), best (None where all
+        failed), and the order of all that have not failed: the highest rung first.
     """
     trials = []
     params = [(g, each) for g, proposed in enumerate(proposals) for each in proposed]
@@ -244,7 +245,11 @@ def collect(
             ends.append(scored[-1])
     top = max((row["rung"] for row in ends), default=0)
     finalists = [row for row in ends if row["rung"] == top]
-    order = ranked(finalists, sought)
+    order = [
+        row["number"]
+        for rung in range(top, -1, -1)
+        for row in ranked([row for row in ends if row["rung"] == rung], sought)
+    ]
     worth = {
         row["number"]: [s.worth(x) for s, x in zip(sought, row["scores"], strict=True)]
         for row in finalists
@@ -256,7 +261,7 @@ def collect(
         "trials": trials,
         "front": [best] if len(sought) == 1 and front else front,
         "best": best,
-        "order": [row["number"] for row in order],
+        "order": order,
     }
 
 
