@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ import torch
 from sklearn.metrics import average_precision_score, f1_score
 from torch.nn import functional as F
 
+from swath import plan, registry
 from swath.errors import RunError
 from swath.learn.tasks import Task, classification, multilabel, regression, segmentation, weights_of
 
@@ -388,3 +389,11 @@ def test_the_best_epoch_is_decided_by_what_is_chosen() -> None:
     assert task(multilabel).monitor == "val/map"
     of = task(segmentation, monitor="miou")
     assert of.monitor == "val/miou" and of.monitor in of.metrics.keys()  # noqa: SIM118
+
+
+@pytest.mark.parametrize("name", registry.entries("task"))
+def test_what_a_study_may_seek_is_what_a_task_measures(name: str) -> None:
+    task = registry.load("task", name)(np.array([[4, 1, 9], [4, 2, 5]]), ["a", "b", "c"])
+    monitors = get_args(registry.entry("task", name).settings["monitor"][0])
+    known = {f"val/{measure}" for measure in (*monitors, *plan.MEASURED.get(name, ()))}
+    assert {str(key) for key in task.metrics} == known

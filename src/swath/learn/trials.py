@@ -100,7 +100,8 @@ def train_slot(
     except StoppedError:
         raise
     except (SwathError, RuntimeError, ValueError, MemoryError) as failed:  # is a result, too
-        row["reason"] = (str(failed).strip() or type(failed).__name__).splitlines()[0]
+        reason = (str(failed).strip() or type(failed).__name__).splitlines()[0]
+        row["reason"] = reason.removeprefix(f"{begun.parent}: ")
     finally:
         begun.unlink(missing_ok=True)
     scores = zip(sought, row["scores"] or (), strict=False)
@@ -134,10 +135,9 @@ def _row(slot: Slot) -> Row:
 def _reached(outcome: Outcome, sought: Sequence[str]) -> dict[str, Any]:
     """Scores, cost and curve of what a trial has reached."""
     history = outcome.history
+    own = {name: outcome.facts[name] for name in ("parameters", "seconds")}  # of the whole run
     scores = [
-        float(history[name].iloc[outcome.best_epoch])
-        if name in history
-        else float(outcome.facts[name])
+        float(own[name] if name in own else history[name].iloc[outcome.best_epoch])
         for name in sought
     ]
     for name, score in zip(sought, scores, strict=True):
