@@ -42,11 +42,12 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def whole(path: Path, *, synced: bool = True) -> Iterator[Path]:
+def whole(path: Path, *, synced: bool = True, lasting: bool = True) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place, synced, if the block succeeds.
 
     The suffix is kept, since some writers choose a format by it. Nothing stays after a failure.
-    Without `synced` it is whole whatever becomes of the process, and not after a power cut.
+    Without `synced` it is whole whatever becomes of the process, and not after a power cut; without
+    `lasting` a power cut may bring back what was there before. Each saves a wait for the disk.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
@@ -55,7 +56,7 @@ def whole(path: Path, *, synced: bool = True) -> Iterator[Path]:
         if synced:
             _sync(part)
         os.replace(part, path)
-        if synced:
+        if synced and lasting:
             _sync(path.parent)
     except Exception as failed:
         # Not every library that writes says that the disk is full; some lose the reason.

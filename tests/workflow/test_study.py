@@ -24,14 +24,14 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-KILLS = int(os.environ.get("SWATH_KILLS", "3"))
+KILLS = int(os.environ.get("SWATH_KILLS", "2"))
 BIN = Path(sys.executable).parent
 DATA = (
     "data.drawing.scenes=1 data.drawing.size_px=256 patches.size_px=32 split=random "
     "split.allow_leaks=true model.width=4 trainer.precision=fp32 trainer.batch_size=8"
 )
 SWEEP = (
-    "sweep.trials=6 sweep.rungs=3 sweep.epochs=2 sweep.trials_per_job=2 "
+    "sweep.trials=6 sweep.rungs=3 sweep.epochs=2 sweep.trials_per_job=4 "
     "sweep.final={best:2,seeds:[0,1]}"
 )
 STUDY = Path("results/embedded/study")
@@ -39,21 +39,22 @@ SPACE = (
     "'sweep.space={optim.lr: {float: [0.0005, 0.01], log: true}, model.width: {choice: [4, 6]}}'"
 )
 LIMIT_S = 240
-LAST = "results/embedded/study/final.json"
 
 
-def started(folder: Path, given: str = f"{DATA} {SPACE} {SWEEP}") -> subprocess.Popen[str]:
-    """The workflow up to the study's final, in a process group of its own."""
+def started(
+    folder: Path, given: str = f"{DATA} {SPACE} {SWEEP}", target: str = "elected.json"
+) -> subprocess.Popen[str]:
+    """The workflow up to a file of the study, in a process group of its own."""
     return subprocess.Popen(
-        [BIN / "snakemake", "--cores", "2", LAST, "--config", f"set={given}"],
+        [BIN / "snakemake", "--cores", "2", str(STUDY / target), "--config", f"set={given}"],
         cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True, start_new_session=True,
         stdout=(folder / "log").open("a"), stderr=subprocess.STDOUT,
     )  # fmt: skip
 
 
-def finished(folder: Path, *given: str) -> dict[str, Any]:
+def finished(folder: Path, **given: str) -> dict[str, Any]:
     """Run the workflow to its end; gives the collected study."""
-    process = started(folder, *given)
+    process = started(folder, **given)
     assert process.wait(LIMIT_S) == 0, (folder / "log").read_text()[-5000:]
     return json.loads((folder / STUDY / "trials.json").read_text())
 
@@ -67,9 +68,9 @@ def result(study: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def final(folder: Path) -> dict[str, Any]:
+def final(folder: Path, file: str = "elected.json") -> dict[str, Any]:
     """A study's final, without what the clock has a say in."""
-    found = json.loads((folder / LAST).read_text())
+    found: dict[str, Any] = json.loads((folder / STUDY / file).read_text())
     for candidate in found["candidates"]:
         for run in candidate["runs"]:
             del run["seconds"]
@@ -105,7 +106,7 @@ def prepared(
 def undisturbed(prepared: Callable[[str], Path]) -> Path:
     """The folder of a study that nothing has disturbed."""
     folder = prepared("undisturbed")
-    finished(folder)
+    finished(folder, target="final.json")
     return folder
 
 
@@ -127,7 +128,7 @@ def test_the_plan_is_what_was_run(undisturbed: Path) -> None:
 
 
 def test_the_final_sees_the_test_part_once_by_its_winner(undisturbed: Path) -> None:
-    found = final(undisturbed)
+    found = final(undisturbed, "final.json")
     assert [len(c["runs"]) for c in found["candidates"]] == [2, 2]
     means = {c["number"]: c["mean"][0] for c in found["candidates"]}
     assert found["winner"] == max(means, key=lambda number: means[number])
@@ -192,7 +193,7 @@ def test_a_study_that_grows_trains_only_what_is_new(widening: Path) -> None:
     (widening / "log").write_text("")
     wider = SPACE.replace("[0.0005, 0.01]", "[0.0002, 0.02]")
     more = SWEEP.replace("trials=6", "trials=8 sweep.side_by_side=2")
-    after = finished(widening, f"{DATA} {wider} {more}")
+    after = finished(widening, given=f"{DATA} {wider} {more}")
     assert [t["params"] for t in after["trials"][:6]] == [t["params"] for t in before["trials"]]
     known = {(row["run_id"], row["epochs"]) for t in before["trials"] for row in t["rungs"]}
     rows = [row for t in after["trials"] for row in t["rungs"]]
@@ -217,7 +218,7 @@ def test_trials_that_fail_and_that_kill_their_process_are_results(
     space = "'sweep.space={optim.lr: {choice: [0.004, 1e25, 0.005, 0.006]}}'"
     given = (
         f"sweep=none {DATA} {space} sweep.sampler=grid sweep.rungs=2 sweep.epochs=1 "
-        "sweep.trials_per_job=4 sweep.final.best=1 optim.schedule=constant"
+        "sweep.trials_per_job=4 optim.schedule=constant"
     )
     killed: set[str] = set()
 
@@ -235,7 +236,7 @@ def test_trials_that_fail_and_that_kill_their_process_are_results(
     watcher = threading.Thread(target=kill)
     watcher.start()
     try:
-        study = finished(folder, given)
+        study = finished(folder, given=given, target="trials.json")
     finally:
         done.set()
         watcher.join()

@@ -610,7 +610,7 @@ class Attempt(Callback):
         began = time.monotonic()
         self.position, self.trained = (epoch, batch), dict(learner.sums)
         if self.together.first:
-            with whole(self.state / "last.ckpt") as part:
+            with whole(self.state / "last.ckpt", lasting=False) as part:
                 trainer.save_checkpoint(part)
         self.saved = self.ticked = time.monotonic()
         self.longest_save_s = max(self.longest_save_s, self.saved - began)
