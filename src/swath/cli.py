@@ -853,9 +853,12 @@ def worker(
     parts, statistics, dealt_by = _parts(split, 0), _statistics(split, 0), _digest_of(split)
     # Trials of other data, code or settings are none of this study's; a wider range or more trials
     # go on with those that there are.
-    grows = ("trials", "minutes", "workers", "space", "final", "trials_per_job", "side_by_side")
-    choices = {key: d["choices"] for key, d in sweep["space"].items()}
-    asks = [without(sweep, *grows), choices, sections, version, dealt_by, code]
+    grows = (
+        "trials", "minutes", "workers", "space", "final", "trials_per_job", "side_by_side",
+        "threads",
+    )  # fmt: skip
+    kinds = {key: without(d, "low", "high", "step") for key, d in sweep["space"].items()}
+    asks = [without(sweep, *grows), kinds, sections, version, dealt_by, code]
     shared = journal.Shared(
         studies / hash_of(*asks), name, space=sweep["space"], sampler=sweep["sampler"],
         seed=sweep["seed"], sought=sought, budgets=epochs, eta=sweep["eta"],
@@ -926,7 +929,7 @@ def best(
         journal.export(study, sweep["space"], part)
     won = study["best"]
     if won is None:
-        reason = next(t["reason"] for t in study["trials"] if t["reason"])
+        reason = next((t["reason"] for t in study["trials"] if t["reason"]), rungs.SKIPPED)
         log.warning("every trial failed: %s", reason)
         text = f"# Every trial of the study of {name} failed.\n"
     else:
