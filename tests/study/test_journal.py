@@ -6,9 +6,16 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
+import subprocess
+import sys
 import time
+import urllib.error
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -452,6 +459,30 @@ def test_a_lease_of_another_machine_runs_out_by_the_clock_of_the_file_system(
     assert [row["scores"][0] for row in own.collected()[1]] == [ticket.params["optim.lr"]] * 3
 
 
+def test_a_trial_that_was_left_is_judged_once_by_rung(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The median that it has passed has risen since, and is asked again on the next rung."""
+    given = {"pruner": "median", "startup": 2, "trials": 3}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(journal, "_machine", lambda: "another machine")
+        away = shared(workers.folder, "away", **given)
+        ticket = away.next()
+        assert ticket is not None and away.report(ticket, row_of(0, 0, 0.1))
+    own = shared(workers.folder, **given)
+    for number in (1, 2):
+        other = own.next()
+        assert other is not None and other.number == number
+        for rung in range(3):
+            own.report(other, row_of(number, rung, 0.9))
+    monkeypatch.setattr(journal, "LEASE_S", -1.0)
+    again = own.next()
+    assert again is not None and (again.number, again.reached) == (0, 1)
+    assert again.params == ticket.params
+    assert own.report(again, row_of(0, 1, 0.1)) is False
+    assert states(workers.folder) == ["PRUNED", "COMPLETE", "COMPLETE"]
+
+
 def test_a_lease_is_renewed_while_its_worker_lives(
     workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -561,3 +592,103 @@ def test_workers_that_are_killed_at_random_lose_nothing(workers: Workers) -> Non
             before = at.get(number, process)
             assert before == process or before in dead, number
             at[number] = process
+
+
+# ---- for dashboards ---------------------------------------------------------------------------
+
+
+@contextmanager
+def dashboard(file: Path) -> Iterator[Callable[[str], Any]]:
+    """optuna-dashboard on a journal; what its API answers."""
+    pytest.importorskip("optuna_dashboard", reason="needs the extra dashboard")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    main = "import sys, optuna_dashboard._cli as cli; sys.exit(cli.main())"
+    running = subprocess.Popen([sys.executable, "-c", main, "--quiet", "--port", port, file])
+
+    def ask(path: str) -> Any:
+        for _ in range(200):
+            url = f"http://127.0.0.1:{port}/api/{path}"
+            with suppress(urllib.error.URLError), urllib.request.urlopen(url) as answer:
+                return json.load(answer)
+            assert running.poll() is None
+            time.sleep(0.1)
+        raise AssertionError("it does not answer")
+
+    try:
+        yield ask
+    finally:
+        running.kill()
+        running.wait()
+
+
+def exported(folder: Path, sought: list[Objective]) -> Path:
+    """The journal of a study of a complete trial, a stopped one and a failed one."""
+    momentum = {"float": [0.1, 0.9], "when": {"model.hidden": [[8]]}}
+    space = space_of(SPACE | {"optim.momentum": momentum})
+    params = [
+        {"optim.lr": 0.5, "model.hidden": [8], "optim.momentum": 0.3},
+        {"optim.lr": 0.25, "model.hidden": [8, 8]},
+        {"optim.lr": 1.0, "model.hidden": [8, 8]},
+    ]
+    scores = [[0.5, 100.0], [0.7, 90.0], [0.4, 50.0]]
+    where = [(0, 0), (0, 1), (1, 0)]
+    rows = [row_of(*at, *each[: len(sought)]) for at, each in zip(where, scores, strict=True)] + [
+        row_of(2, 0, reason="loss is nan")
+    ]
+    study = {"study": "embedded", **collect([params], rows, sought, 1)}
+    journal.export(study, space, folder / "journal.log")
+    return folder / "journal.log"
+
+
+BOTH = [*UP, Objective("parameters", "minimize")]
+
+
+@pytest.mark.parametrize("sought", [UP, BOTH])
+def test_an_exported_study_is_one_of_optuna(tmp_path: Path, sought: list[Objective]) -> None:
+    file = exported(tmp_path, sought)
+    assert [path.name for path in tmp_path.iterdir()] == ["journal.log"]
+    study = optuna.load_study(study_name="embedded", storage=JournalStorage(Journal(file)))
+    assert study.metric_names == [s.name for s in sought]
+    assert [d.name.lower() for d in study.directions] == [s.direction for s in sought]
+    complete, stopped, failed = study.trials
+    assert [t.state.name for t in study.trials] == ["COMPLETE", "PRUNED", "FAIL"]
+    assert complete.values == [0.7, 90.0][: len(sought)]
+    assert complete.intermediate_values == ({1: 0.5, 2: 0.7} if sought == UP else {})
+    assert complete.params == {"optim.lr": 0.5, "model.hidden": "[8]", "optim.momentum": 0.3}
+    assert complete.duration == timedelta(seconds=0.1)
+    assert stopped.params == {"optim.lr": 0.25, "model.hidden": "[8, 8]"}
+    assert failed.user_attrs == {"swath": "failed", "reason": "loss is nan", "run_id": "run2"}
+
+
+def test_a_dashboard_opens_an_exported_study(tmp_path: Path) -> None:
+    with dashboard(exported(tmp_path, BOTH)) as ask:
+        (summary,) = ask("studies")["study_summaries"]
+        assert summary["study_name"] == "embedded"
+        assert summary["directions"] == ["maximize", "minimize"]
+        study = ask(f"studies/{summary['study_id']}?after=0")
+    assert study["objective_names"] == ["val/accuracy", "parameters"]
+    assert [t["state"] for t in study["trials"]] == ["Complete", "Pruned", "Fail"]
+    first = study["trials"][0]
+    assert first["values"] == [0.7, 90.0]
+    values = {p["name"]: p["param_external_value"] for p in first["params"]}
+    assert values == {"optim.lr": "0.5", "model.hidden": "[8]", "optim.momentum": "0.3"}
+
+
+def test_a_dashboard_opens_a_study_that_is_running(tmp_path: Path) -> None:
+    study = shared(tmp_path, trials=2)
+    ticket = study.next()
+    assert ticket is not None and study.report(ticket, row_of(0, 0, 0.5))
+    with dashboard(tmp_path / "journal.log") as ask:
+        shown = ask("studies/0?after=0")
+        assert [t["state"] for t in shown["trials"]] == ["Running"]
+        assert shown["trials"][0]["intermediate_values"] == [{"step": 1, "value": 0.5}]
+        assert shown["objective_names"] == ["val/accuracy"]
+        for rung in (1, 2):
+            study.report(ticket, row_of(0, rung, 0.75))
+        limit = time.monotonic() + 20
+        while (shown := ask("studies/0?after=0"))["trials"][0]["state"] != "Complete":
+            assert time.monotonic() < limit
+            time.sleep(0.5)
+    assert shown["trials"][0]["values"] == [0.75]
