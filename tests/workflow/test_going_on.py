@@ -76,4 +76,6 @@ def test_a_mistake_of_another_rule_is_made_once() -> None:
         for block in re.split(r"^(?=rule |checkpoint )", file.read_text(), flags=re.M):
             if named := re.match(r"(?:rule|checkpoint) (\w+):", block):
                 found[named[1]] = "retries:" in block
-    assert {name for name, tried_again in found.items() if tried_again} == {"train", "trials"}
+    assert {name for name, tried_again in found.items() if tried_again} == {
+        "train", "trials", "worker", "final",
+    }  # fmt: skip
