@@ -336,15 +336,23 @@ def test_a_wider_range_goes_on_and_a_narrower_one_leaves_out_what_lies_outside(
     assert work(fewer, nothing, StoppedError) == 0 and fewer.collected()[0] == before[:2]
 
 
-def test_no_trial_begins_when_the_time_is_over_unless_more_are_asked_for(tmp_path: Path) -> None:
+def test_no_trial_begins_when_the_time_is_over_unless_more_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1e9
+    monkeypatch.setattr(time, "time", lambda: now)
+
     def slow(number: int, params: dict[str, Any], rung: int) -> dict[str, Any]:
-        time.sleep(0.15)
+        nonlocal now
+        now += 40
         return row_of(number, rung, 1.0)
 
-    given = {"minutes": 0.2 / 60, "budgets": [1]}
+    given = {"minutes": 1, "budgets": [1]}
     assert work(shared(tmp_path, **given), slow, StoppedError) == 2
     assert work(shared(tmp_path, "worker1", **given), nothing, StoppedError) == 0
-    assert work(shared(tmp_path, trials=3, **given), slow, StoppedError) == 1
+    now += 86400
+    assert work(shared(tmp_path, **given), nothing, StoppedError) == 0
+    assert work(shared(tmp_path, **given | {"trials": 3}), slow, StoppedError) == 1
     assert states(tmp_path) == ["COMPLETE"] * 3
 
 
@@ -438,7 +446,7 @@ def test_a_worker_that_is_stopped_gives_its_trial_back_however_often(workers: Wo
 def test_a_lease_of_another_machine_runs_out_by_the_clock_of_the_file_system(
     workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal, "LEASE_S", 1.0)
+    monkeypatch.setattr(journal, "LEASE_S", 60.0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(journal, "_machine", lambda: "another machine")
         away = shared(workers.folder, "away", trials=1)
@@ -450,7 +458,7 @@ def test_a_lease_of_another_machine_runs_out_by_the_clock_of_the_file_system(
     # This machine's own clock is an hour ahead, and is not asked.
     monkeypatch.setattr(time, "time", lambda: here() + 3600)
     assert not own._is_left(0)
-    os.utime(lease, (here() - 5, here() - 5))
+    os.utime(lease, (here() - 90, here() - 90))
     assert own._is_left(0)
     assert work(own, learning_rate, StoppedError) == 1
     # Whoever comes back has lost it, and says no more about it.
@@ -486,10 +494,10 @@ def test_a_trial_that_was_left_is_judged_once_by_rung(
 def test_a_lease_is_renewed_while_its_worker_lives(
     workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal, "LEASE_S", 1.0)
+    monkeypatch.setattr(journal, "LEASE_S", 1.5)
 
     def train(number: int, params: dict[str, Any], rung: int) -> dict[str, Any]:
-        time.sleep(2.5 if number == 0 and rung == 0 else 0)
+        time.sleep(3 if number == 0 and rung == 0 else 0)
         return learning_rate(number, params, rung)
 
     with pytest.MonkeyPatch.context() as patch:
