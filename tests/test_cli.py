@@ -18,7 +18,7 @@ import pytest
 import typer
 import yaml
 
-from swath import cli, settings
+from swath import cli, options, settings
 from swath.errors import DataError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -224,7 +224,7 @@ def test_what_is_not_there_is_one_line(
 def test_a_test_part_without_labels_is_refused(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, several: bool
 ) -> None:
-    opened, version = cli._open(prepared / MANIFEST)
+    opened, version = options.open_set(prepared / MANIFEST)
     label = np.full((5, 3) if several else (5, 32, 32), 255, np.uint8)
     facts = opened.facts | {"labels": "several" if several else "pixel"}
     unlabelled = SimpleNamespace(
@@ -329,7 +329,7 @@ def test_a_run_is_known_by_all_that_it_learns_from_and_by_nothing_else(tmp_path:
 
     def identity(**trainer: object) -> str:
         sections = given | {"trainer": given["trainer"] | trainer}
-        return cli._run_id(sections, "data", tmp_path, "code", 0, 0)
+        return options.run_id_of(sections, "data", tmp_path, "code", 0, 0)
 
     changed = {key for key in given["trainer"] if identity(**{key: "other"}) != identity()}
     assert changed == given["trainer"].keys() - {"device", "checkpoint_minutes", "tta"}

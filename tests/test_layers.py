@@ -31,7 +31,9 @@ ALLOWED: dict[str, set[str]] = {
     "study": GROUND | {"data"},
     "report": GROUND | {"data"},
     "models": {"registry", "errors"},
-    "cli": {"plan", "data", "split", "learn", "study", "report"} | GROUND,
+    "options": {"plan", "data", "learn"} | GROUND,
+    "study_cli": {"options", "plan", "data", "learn", "study", "report"} | GROUND,
+    "cli": {"options", "study_cli", "plan", "data", "split", "learn", "study", "report"} | GROUND,
 }
 # What the configuration knows of the data is the card alone.
 CARD_ONLY = ("settings", "plan")

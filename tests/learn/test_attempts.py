@@ -29,7 +29,7 @@ import yaml
 from pytorch_lightning import Trainer
 from pytorch_lightning.loops.fit_loop import _FitLoop
 
-from swath import cli, settings
+from swath import options, settings
 from swath.errors import RunError, StoppedError
 from swath.files import whole
 from swath.launch import Place
@@ -161,7 +161,7 @@ for line in sys.stdin:
     if not pid:
         file = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         os.dup2(file, 1), os.dup2(file, 2)
-        sys.argv, cli.STARTED = ["swath", *words], time.time()
+        sys.argv, options.STARTED = ["swath", *words], time.time()
         cli.main()
     print(pid, flush=True)
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
@@ -370,11 +370,11 @@ def test_a_trial_that_is_stopped_is_no_result_and_goes_on(prepared: Runs) -> Non
 
 
 def test_the_end_of_a_slurm_job_is_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "STARTED", 1000.0)
-    assert cli._deadline(None) is None
-    assert cli._deadline(2.0) == 1120.0
+    monkeypatch.setattr(options, "STARTED", 1000.0)
+    assert options.deadline_of(None) is None
+    assert options.deadline_of(2.0) == 1120.0
     monkeypatch.setenv("SLURM_JOB_END_TIME", "1090")
-    assert cli._deadline(2.0) == 1090.0 == cli._deadline(None)
+    assert options.deadline_of(2.0) == 1090.0 == options.deadline_of(None)
 
 
 def test_what_is_kept_free_before_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
