@@ -154,7 +154,7 @@ WARM = """
 import json, os, sys, time
 import pandas, pyarrow.parquet, zarr
 import swath.learn.train
-from swath import cli
+from swath import cli, options
 for line in sys.stdin:
     words, log = json.loads(line)
     pid = os.fork()
