@@ -10,6 +10,8 @@ import pytest
 
 from swath import settings
 from swath.errors import DataError
+from swath.study.journal import Shared
+from swath.study.rungs import Objective
 from swath.study.standing import standing
 
 SWEEP = settings.check(
@@ -75,13 +77,19 @@ def test_the_end_is_told(begun: Path) -> None:
     assert lines[-1] == "the final is over"
 
 
-def test_workers_are_asked_where_they_share_it(begun: Path) -> None:
-    study = begun / "results/bench/study"
-    write(study / "worker0.json", {"trials": [{"optim.lr": 0.005}], "rows": [row(0, 0.6, 4)]})
+def test_the_journal_is_asked_where_workers_share_it(begun: Path) -> None:
     sweep = SWEEP | {"mode": "async"}
+    shared = Shared(
+        begun / "state/studies/bench/0123", "worker0", space=sweep["space"], sampler="random",
+        seed=0, sought=[Objective("val/miou", "maximize")], budgets=[2, 4], eta=2, pruner="none",
+        trials=1, startup=1,
+    )  # fmt: skip
+    ticket = shared.next()
+    assert ticket is not None and shared.report(ticket, row(0, 0.625))
     lines = standing(begun / "results/bench", begun / "state", sweep, "miou")
-    assert "rung 1, 4 epochs: 1 trials, 0 training" in lines
-    assert any("optim.lr=0.005" in line for line in lines)
+    assert "rung 0, 2 epochs: 1 trials, 1 training" in lines
+    own = f"optim.lr={ticket.params['optim.lr']:.3g} model.width={ticket.params['model.width']}"
+    assert f"    0      2         0.6250  {own}" in lines
 
 
 def test_what_has_not_begun_is_one_line(tmp_path: Path) -> None:

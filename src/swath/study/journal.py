@@ -396,6 +396,22 @@ class Shared:
         return clock.stat().st_mtime
 
 
+def known_so_far(studies: Path) -> tuple[list[Params], list[Row]]:
+    """Parameters and rows of the trials of the latest of an experiment's studies, to look at.
+
+    Args:
+        studies: folder of the studies' states; none has begun where it holds no journal.
+    """
+    found = sorted(studies.glob("*/journal.log"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        return [], []
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.load_study(study_name="study", storage=JournalStorage(Journal(found[-1])))
+    trials = study.get_trials(deepcopy=False)
+    params = [dict(trial.user_attrs.get("params", {})) for trial in trials]
+    return params, [row for trial in trials for row in _rows(trial)]
+
+
 def work(shared: Shared, train: Callable[[int, Params, int], Row], stopped: type[Exception]) -> int:
     """Train trials of a shared study until there are none; gives how many.
 

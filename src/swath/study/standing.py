@@ -36,13 +36,15 @@ def standing(results: Path, state: Path, sweep: dict[str, Any], monitor: str) ->
     """
     study = results / "study"
     proposals = [read_json(path)["trials"] for path in _by_number(study.glob("generation*/*.json"))]
-    workers = [read_json(path) for path in sorted(study.glob("worker*.json"))]
-    if workers:
-        proposals = [max((w["trials"] for w in workers), key=len)]
     jobs = [read_json(path) for path in _by_number(study.glob("generation*/rung*/shard*.json"))]
-    rows = [row for job in jobs for row in job] + [row for w in workers[-1:] for row in w["rows"]]
+    rows = [row for job in jobs for row in job]
+    if sweep["mode"] == "async":
+        from swath.study.journal import known_so_far  # imports Optuna
+
+        shared, rows = known_so_far(state / "studies" / results.name)
+        proposals = [shared] if shared else []
     sought = rungs.objectives(sweep, monitor)
-    now = _training(results.name, state / "runs", {row["run_id"] for row in rows}, sought[0])
+    now = _training(results.name, state / "runs", rows, sought[0])
     if not proposals and not now:
         raise DataError("no study has begun here", where=study, mend="run snakemake, or look later")
     goals = ", ".join(f"{s.name} ({s.direction})" for s in sought)
@@ -62,16 +64,18 @@ def standing(results: Path, state: Path, sweep: dict[str, Any], monitor: str) ->
     return lines
 
 
-def _training(name: str, runs: Path, ended: set[str], first: Objective) -> dict[int, Row]:
-    """Trials whose job has not ended, by number: epochs, of how many, and the best so far."""
+def _training(name: str, runs: Path, rows: list[Row], first: Objective) -> dict[int, Row]:
+    """Trials that have got further than their rows, by number: epochs, of how many, the best."""
     found: dict[int, Row] = {}
+    in_order = sorted(rows, key=lambda row: row["epochs"])
+    told_to = {row["run_id"]: row["epochs"] for row in in_order}
     for path in runs.glob(f"*/{TRIAL}"):
         try:
             told = read_json(path)
             progress = read_json(path.with_name("progress.json"))
         except DataError:
             continue  # it is being written
-        if told["study"] != name or path.parent.name in ended:
+        if told["study"] != name or told["epochs"] <= told_to.get(path.parent.name, 0):
             continue
         scores = [row[first.name] for row in progress["history"] if first.name in row]
         best = max(scores, key=first.worth, default=math.nan)
