@@ -12,9 +12,9 @@ from typing import Any
 
 import matplotlib
 import pytest
-from conftest import make_study, write_file
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from snakemake.cli import parse_config
+from studies import make_study, write_file
 
 from swath.errors import DataError
 from swath.report import figures, page

@@ -100,7 +100,7 @@ sweep:
   rungs: 1
   epochs: 1
   space:
-    optim.lr: {{type: choice, choices: [0.01, 0.001]}}
+    optim.lr: {{choice: [0.01, 0.001]}}
 """
     return run_experiment(folder, "twin", experiment, SWATH_MIRROR=str(mirror.parent))
 
@@ -146,9 +146,9 @@ def test_the_report_shows_the_labels(finished: Path) -> None:
 
 def test_a_study_ranks_by_what_the_task_monitors(finished: Path) -> None:
     study = json.loads((finished / "study/trials.json").read_text())
-    assert study["objective"] == "val/map"
-    (rows,) = (json.loads(p.read_text()) for p in (finished / "study/rung0").glob("*.json"))
+    assert study["objectives"] == [{"name": "val/map", "direction": "maximize"}]
+    (rows,) = (json.loads(p.read_text()) for p in (finished / "study").glob("*/rung0/*.json"))
     runs = finished.parents[1] / "state/runs"
     for row in rows:
         history = json.loads((runs / row["run_id"] / "progress.json").read_text())["history"]
-        assert row["score"] == max(epoch["val/map"] for epoch in history)
+        assert row["scores"] == [max(epoch["val/map"] for epoch in history)]
