@@ -492,8 +492,8 @@ def _train_asked(
             part.unlink(missing_ok=True)
         return
     # What no trial could do is no trial's result.
-    for trainer in {each.sections["trainer"]["device"]: each.sections["trainer"] for each in asked}:
-        check_device({"device": trainer, "batch_size": 1}, processes=1)
+    for device in {each.sections["trainer"]["device"] for each in asked}:
+        check_device({"device": device, "batch_size": 1}, processes=1)
     opened, version = open_set(patches)
     folds = {
         each.fold: (parts_of(split, each.fold), statistics_of(split, each.fold)) for each in asked
@@ -513,14 +513,14 @@ def _train_asked(
         for each in asked
     ]
 
-    def alone(slot: Slot) -> Any:
+    def alone(slot: Slot) -> list[dict[str, Any]] | int:
         part = out.with_name(f"{out.stem}.{slot.run_id}.json")
+        command = _same("alone", out=part, slots=[which[slots.index(slot)]])
         try:
-            return elsewhere([_same("alone", out=part, slots=[which[slots.index(slot)]])], [part])[
-                0
-            ]
+            (ended,) = elsewhere([command], [part])
         finally:
             part.unlink(missing_ok=True)
+        return ended
 
     rows = train_slots(
         slots,

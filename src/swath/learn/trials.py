@@ -37,7 +37,7 @@ BEGUN = "begun"
 """File in a run's folder while a trial of it is trained; one that is left was killed."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # each is one of its kind, and holds arrays
 class Slot:
     """One training of a trial, up to an epoch."""
 
