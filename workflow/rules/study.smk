@@ -97,9 +97,9 @@ rule best:
         results=all_results,
         workers=all_workers,
     output:
-        "results/{experiment}/study/trials.json",
         "results/{experiment}/study/journal.log",
         "results/{experiment}/study/best.yaml",
+        trials="results/{experiment}/study/trials.json",
     params:
         code=code("best"),
         known=lambda w, input: told(
@@ -113,7 +113,7 @@ rule best:
         "../../environment.yml"
     shell:
         "swath --log {log:q} best --config results/{wildcards.experiment:q}/config"
-        " --name {wildcards.experiment:q} --out {output[0]:q} {params.known:q}"
+        " --name {wildcards.experiment:q} --out {output.trials:q} {params.known:q}"
 
 
 # ---- the final: the best over seeds and folds; the winner sees the test part, once ----
