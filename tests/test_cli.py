@@ -231,7 +231,7 @@ def test_a_test_part_without_labels_is_refused(
         label=SimpleNamespace(gather=lambda which: label),
         facts=facts, classes=opened.classes, places=opened.places,
     )  # fmt: skip
-    monkeypatch.setattr(cli, "_open", lambda path: (unlabelled, version))
+    monkeypatch.setattr(cli, "open_set", lambda path: (unlabelled, version))
     none = np.zeros_like(label)
     np.savez(tmp_path / "p.npz", patch=np.arange(5), predicted=none, confidence=none * 0.5)
     with pytest.raises(DataError) as told:

@@ -16,7 +16,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PRUNED = {
     "embedded": (
         "data.drawing.scenes=2 data.drawing.size_px=256 split.blocks.size_m=640 patches.size_px=32 "
-        "trainer.epochs=1 trainer.precision=bf16 model.width=4 sweep.trials=2 sweep.epochs=1"
+        "trainer.epochs=1 trainer.precision=bf16 model.width=4 sweep.trials=2 sweep.epochs=1 "
+        "sweep.final.best=0"
     ),
     "eurosat": "patches.fraction=0.02 trainer.epochs=1 trainer.precision=bf16 model.width=8",
     "eurosat_resnet": (
@@ -30,7 +31,7 @@ PRUNED = {
     ),
     "bigearthnet_sample": "trainer.epochs=1 trainer.precision=bf16",
     "eurosat_small": (
-        "split=stratified patches.fraction=0.02 "
+        "split=stratified patches.fraction=0.02 sweep=none "
         "trainer.epochs=1 trainer.precision=bf16 model.width=8"
     ),
 }

@@ -384,7 +384,7 @@ def conclude(
     write_json(out, {**read_json(elected), "test": test})
 
 
-@app.command()
+@app.command(name="track_study")
 def track_study(
     config: Config,
     study: Annotated[Path, typer.Option(help="trials.json.")],

@@ -327,11 +327,11 @@ def test_the_layout_is_timed_together_with_the_precision(
     found = []
     for precision in ("auto", "fp32"):
         state = tmp_path / precision
-        given = sections(trainer__precision=precision, trainer__channels_last="auto")
-        run = train(
-            patch_set(24, labels="pixel"), parts_of(24), statistics, state, **given, seed=0,
-            until_epoch=1,
-        )  # fmt: skip
+        given = sections(
+            trainer__precision=precision, trainer__channels_last="auto", trainer__epochs=1
+        )
+        patches = patch_set(24, labels="pixel")
+        run = train(patches, parts_of(24), statistics, state, **given, seed=0)
         assert load(run.model)[1]["channels_last"] == run.facts["channels_last"]
         found.append((run.facts["precision"], run.facts["channels_last"]))
     assert found == [("bf16", False), ("fp32", True)]

@@ -38,7 +38,7 @@ rule track_study:
     conda:
         "../../environment.yml"
     shell:
-        "swath --log {log:q} track-study --config results/{wildcards.experiment:q}/config"
+        "swath --log {log:q} track_study --config results/{wildcards.experiment:q}/config"
         " --study {input.study:q} --spool state/wandb --out {output:q}"
 
 
