@@ -34,6 +34,7 @@ BY_HAND = {
     "predict": "for whoever was given a model and a scene",
     "export": "for runtimes that know nothing of swath",
     "prune": "deletes what only a person can do without",
+    "study": "is for a person who looks on",
 }
 
 
