@@ -162,9 +162,13 @@ def learnt(sampler: str, *, directions=("maximize",), rungs=False, seed=0) -> li
     return [trial.params["optim.lr"] for trial in known[-10:]]
 
 
-@pytest.mark.parametrize("rungs", [False, True])
-@pytest.mark.parametrize("direction", ["maximize", "minimize"])
-@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+@pytest.mark.parametrize(
+    ("sampler", "direction", "rungs"),
+    [
+        ("tpe", "maximize", False), ("tpe", "minimize", True), ("tpe", "maximize", True),
+        ("gp", "minimize", True),
+    ],
+)  # fmt: skip
 def test_it_goes_where_scores_are_good(sampler, direction, rungs) -> None:
     off = [abs(math.log10(lr) + 2) for lr in learnt(sampler, directions=(direction,), rungs=rungs)]
     # At random the mean distance of a learning rate from 0.01 is 1.3 decades.
