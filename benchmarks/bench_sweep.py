@@ -135,8 +135,8 @@ def overhead(rounds: int) -> None:
 def plan(rounds: int) -> None:
     """Print how long a dry run of a large study takes."""
     study = (
-        "sweep=none sweep.trials=200 sweep.rungs=4 "
-        "'sweep.space={optim.lr: {float: [0.001, 0.01], log: true}}'"
+        "sweep=none 'sweep.space={optim.lr: {float: [0.001, 0.01], log: true}}' "
+        "sweep.trials=200 sweep.rungs=4"
     )
     with tempfile.TemporaryDirectory() as folder:
         empty, swath = Path(folder) / "empty", Path(folder) / "swath"

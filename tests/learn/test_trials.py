@@ -57,7 +57,7 @@ def test_a_row_tells_scores_cost_and_curve(slot, patches, statistics, tmp_path: 
     assert loss == straight.history["val/loss"][straight.best_epoch]
     assert seconds == row["seconds"] > 0
     assert json.loads((tmp_path / "run3/trial.json").read_text()) == {
-        "study": "bench", "number": 3, "epochs": 2,
+        "study": "bench", "number": 3, "epochs": 2, "rung": 1,
     }  # fmt: skip
     assert not was_killed(slot(), tmp_path)
 

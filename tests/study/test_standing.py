@@ -45,9 +45,12 @@ def begun(tmp_path: Path) -> Path:
     write(study / "rung0/shard0.json", [row(0, 0.25), row(1, None, reason="the loss is nan")])
     for number, (name, scores) in enumerate([("bench", [0.3, 0.5]), ("other", [0.9])], 2):
         state = tmp_path / f"state/runs/r{number}"
-        write(state / "trial.json", {"study": name, "number": number, "epochs": 2})
+        write(state / "trial.json", {"study": name, "number": number, "epochs": 2, "rung": 0})
         write(state / "progress.json", {"history": [{"val/miou": score} for score in scores]})
     (tmp_path / "state/runs/r2/begun").touch()
+    # A run of an earlier final: no trial of this study is so far.
+    write(tmp_path / "state/runs/f/trial.json", {"study": "bench", "number": 0, "epochs": 4})
+    write(tmp_path / "state/runs/f/progress.json", {"history": [{"val/miou": 0.9}]})
     return tmp_path
 
 

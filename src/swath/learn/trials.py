@@ -32,7 +32,7 @@ Row = dict[str, Any]
 """number, epochs, scores, seconds, run_id, curve, reason, and what its slot knows besides."""
 
 TRIAL = "trial.json"
-"""In a run's folder, for those who look on: of which study and trial it is, up to which epoch."""
+"""In a run's folder, for those who look on: of which study, trial and rung it is."""
 BEGUN = "begun"
 """File in a run's folder while a trial of it is trained; one that is left was killed."""
 
@@ -88,7 +88,7 @@ def train_slot(
     begun = state / slot.run_id / BEGUN
     begun.parent.mkdir(parents=True, exist_ok=True)
     begun.touch()
-    of = {"study": slot.study, "number": slot.number, "epochs": slot.epochs}
+    of = {"study": slot.study, "number": slot.number, "epochs": slot.epochs} | slot.known
     write_json(begun.with_name(TRIAL), of, synced=False)
     try:
         outcome = train(

@@ -1096,9 +1096,10 @@ def _confidence(percent: np.ndarray) -> np.ndarray:
 def trials(results: Experiment) -> Panels:
     """The trials, epoch by epoch, and what they cost.
 
-    Each line is a trial. It has a dot at the end of each rung and ends where the trial was stopped;
-    a cross marks where one failed. The winner is drawn strongly. Right, the score at the highest
-    rung that each reached, by the training time until then; larger dots got further.
+    Each line is a trial, and ends where it was stopped; a dot at the end of each rung is its score
+    by then, that of its best epoch. A cross marks where one failed. The winner is drawn strongly.
+    Right, the score at the highest rung that each reached, by the training time until then; larger
+    dots got further.
     """
     study = results.study
     if study is None or not study.scored:

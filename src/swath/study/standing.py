@@ -75,6 +75,8 @@ def _training(name: str, runs: Path, rows: list[Row], first: Objective) -> dict[
             progress = read_json(path.with_name("progress.json"))
         except DataError:
             continue  # it is being written
+        if "rung" not in told:
+            continue  # a run of the final
         if told["study"] != name or told["epochs"] <= told_to.get(path.parent.name, 0):
             continue
         scores = [row[first.name] for row in progress["history"] if first.name in row]
