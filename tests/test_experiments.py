@@ -30,20 +30,18 @@ PRUNED = {
         "patches.fraction=0.5 trainer.epochs=1 trainer.precision=bf16 model.width=4"
     ),
     "bigearthnet_sample": "trainer.epochs=1 trainer.precision=bf16",
-    "eurosat_small": (
-        "split=stratified patches.fraction=0.02 sweep=none "
-        "trainer.epochs=1 trainer.precision=bf16 model.width=8"
-    ),
 }
+# It is eurosat with other numbers and a study, and .ci/run runs it as it is.
+ELSEWHERE = ["eurosat_small"]
 # Whose data are not drawn, and have to be at hand.
 REAL = (
-    "bigearthnet_sample", "eurosat", "eurosat_resnet", "eurosat_small", "statlog",
-    "rachel_carson", "sen1floods11_sample",
+    "bigearthnet_sample", "eurosat", "eurosat_resnet", "statlog", "rachel_carson",
+    "sen1floods11_sample",
 )  # fmt: skip
 
 
 def test_every_experiment_has_its_pruned_form() -> None:
-    assert sorted(PRUNED) == plan.names(REPOSITORY / "conf")
+    assert sorted([*PRUNED, *ELSEWHERE]) == plan.names(REPOSITORY / "conf")
 
 
 @pytest.mark.slow
