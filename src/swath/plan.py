@@ -324,7 +324,7 @@ def with_params(
     touched = {key.partition(".")[0] for key in params}
     for key in sorted(params, key=lambda key: not key.endswith(".name")):
         section, *path = key.split(".")
-        if section not in changed or not path or not settings.nested(changed[section], path):
+        if section not in changed or not path or not _has(changed[section], path):
             known = [f"{s}.{k}" for s, values in changed.items() for k in _leaves(values)]
             raise ConfigError("unknown key", where=f"sweep.space.{key}", mend=nearest(key, known))
         if path == ["name"] and params[key] != changed[section]["name"]:
@@ -340,6 +340,15 @@ def with_params(
         name: settings.check(name, values) if name in touched else values
         for name, values in changed.items()
     }
+
+
+def _has(values: dict[str, Any], path: Sequence[str]) -> bool:
+    """Whether there is a key at this path of tables within tables."""
+    for key in path:
+        if not isinstance(values, dict) or key not in values:
+            return False
+        values = values[key]
+    return True
 
 
 def _leaves(values: dict[str, Any], above: str = "") -> Iterable[str]:
@@ -492,7 +501,6 @@ def check_sweep(sections: dict[str, dict[str, Any]]) -> None:
         raise ConfigError("is 0, the space is not empty", where="sweep.trials", mend="give it")
     _check_objectives(sections)
     _check_budget(sweep)
-    several = sweep["objective"] is not None and not isinstance(sweep["objective"], str)
     if sweep["mode"] == "async":
         if sampler in ("grid", "sobol"):
             raise ConfigError(
@@ -500,7 +508,8 @@ def check_sweep(sections: dict[str, dict[str, Any]]) -> None:
                 where="sweep.sampler",
                 mend="choose random, tpe, gp or nsga2, or sweep.mode=static",
             )
-        if several and len(sweep["objective"]) > 1 and sweep["pruner"] != "none":
+        sought = rungs.objectives(sweep, sections["task"]["monitor"])
+        if len(sought) > 1 and sweep["pruner"] != "none":
             raise ConfigError(
                 f"{sweep['pruner']} stops by one objective, there are several",
                 where="sweep.pruner",
@@ -542,7 +551,7 @@ def _check_budget(sweep: dict[str, Any]) -> None:
         most = next(r for r, wide in enumerate(rungs.slots(size, eta, rungs_)) if not wide)
         raise ConfigError(
             f"{size} trials of which one in {eta} goes on leave none for rung {most + 1}",
-            where=f"sweep.{what if sweep['trials'] >= size and what in sweep else 'trials'}",
+            where=f"sweep.{what}",
             mend=f"give at least {eta ** (rungs_ - 1)}, or sweep.rungs={most}",
         )
     final = sweep["final"]

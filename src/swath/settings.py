@@ -7,7 +7,6 @@ optim, split schemes) take their keys from the signature of what they name (`swa
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
@@ -306,15 +305,6 @@ def check(section: str, values: Any) -> dict[str, Any]:
     if section == "split":
         return _check_split(values)
     return _check_named(section, section, values, shared=Optim if section == "optim" else Section)
-
-
-def nested(values: dict[str, Any], path: Sequence[str]) -> bool:
-    """Whether there is a key at this path of tables within tables."""
-    for key in path:
-        if not isinstance(values, dict) or key not in values:
-            return False
-        values = values[key]
-    return True
 
 
 def _check_split(values: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -29,6 +29,9 @@ from swath.options import (
     statistics_of,
 )
 
+if TYPE_CHECKING:
+    from swath.study.rungs import Objective
+
 app = typer.Typer()
 log = logging.getLogger("swath")
 
@@ -43,8 +46,6 @@ Tried = Annotated[int, typer.Option(help="How often this job was begun; 1 is for
 Inside = Annotated[
     str, typer.Option(hidden=True, help="Started by the job's own process: beside others, alone.")
 ]
-STUDY = ("sweep", "task")
-"""Sections that say what a study seeks."""
 
 
 @app.command()
@@ -116,12 +117,9 @@ def trials(
     Stops as `train` does; started again it goes on in the trial at which it was.
     """
     from swath.files import read_json
-    from swath.plan import read_sections, with_params
     from swath.study import rungs
 
-    sections = read_sections("trials", config)
-    sweep = sections.pop("sweep")
-    sought = rungs.objectives(sweep, sections["task"]["monitor"])
+    sweep, sections, sought = _read("trials", config)
     proposed = read_json(proposal)
     first = rungs.first_of(sweep, generation)
     epochs = rungs.budgets(sweep["epochs"], sweep["eta"], sweep["rungs"])
@@ -129,14 +127,13 @@ def trials(
     which = _slots(slots)
     order = rungs.promoted(earlier, max(which) + 1, sought) if rung else []
     numbers = [order[slot] if rung else first + slot for slot in which]
-    whole_budget = {"trainer.epochs": epochs[-1]}
     asked = [
         _Asked(
             number,
             epochs[rung],
             0,
             sweep["seed"],
-            with_params(sections, whole_budget | proposed["trials"][number - first]),
+            _with_budget(sections, sweep, proposed["trials"][number - first])[1],
             {"rung": rung},
         )
         for number in numbers
@@ -171,13 +168,11 @@ def worker(
     from swath.files import write_json
     from swath.learn.train import check_device
     from swath.learn.trials import Slot, train_slot
-    from swath.plan import hash_of, read_sections, with_params, without
+    from swath.plan import hash_of, without
     from swath.study import journal, rungs
 
-    sections = read_sections("worker", config)
-    sweep = sections.pop("sweep")
+    sweep, sections, sought = _read("worker", config)
     check_device(sections["trainer"], processes=1)
-    sought = rungs.objectives(sweep, sections["task"]["monitor"])
     epochs = rungs.budgets(sweep["epochs"], sweep["eta"], sweep["rungs"])
     opened, version = open_set(patches)
     parts, statistics, dealt_by = parts_of(split, 0), statistics_of(split, 0), digest_of(split)
@@ -197,7 +192,7 @@ def worker(
     )  # fmt: skip
 
     def train_trial(number: int, params: dict[str, Any], rung: int) -> dict[str, Any]:
-        given = with_params(sections, {"trainer.epochs": epochs[-1], **params})
+        given = _with_budget(sections, sweep, params)[1]
         identity = identity_of(given, version, dealt_by, code, 0, sweep["seed"])
         slot = Slot(
             number,
@@ -239,12 +234,10 @@ def best(
     conf/experiment, and journal.log, the study for `optuna-dashboard`.
     """
     from swath.files import read_json, whole, write_json, write_text
-    from swath.plan import as_experiment, read_sections
+    from swath.plan import as_experiment
     from swath.study import journal, rungs
 
-    sections = read_sections("best", config)
-    sweep = sections.pop("sweep")
-    sought = rungs.objectives(sweep, sections["task"]["monitor"])
+    sweep, sections, sought = _read("best", config)
     rows = [row for path in result or [] for row in read_json(path)]
     proposals = [read_json(path)["trials"] for path in proposal or []]
     if worker:  # who has ended last knows all
@@ -265,7 +258,9 @@ def best(
     else:
         log.info("best trial: %d %s", won, study["trials"][won]["params"])
         what = f"The best of the study of {name}: trial {won}."
-        text = as_experiment(name, what, *_of_trial(sections, sweep, study, won))
+        text = as_experiment(
+            name, what, *_with_budget(sections, sweep, study["trials"][won]["params"])
+        )
     write_text(out.parent / "best.yaml", text)
 
 
@@ -290,11 +285,9 @@ def final(
     Stops as `train` does; started again it goes on in the run at which it was.
     """
     from swath.files import read_json
-    from swath.plan import read_sections
     from swath.study import rungs
 
-    sections = read_sections("final", config)
-    sweep = sections.pop("sweep")
+    sweep, sections, _ = _read("final", config)
     collected = read_json(study)
     sought = [s["name"] for s in collected["objectives"]]
     epochs = rungs.budgets(sweep["epochs"], sweep["eta"], sweep["rungs"])[-1]
@@ -306,17 +299,13 @@ def final(
         for seed in sweep["final"]["seeds"]
     ]
     which = [slot for slot in which if slot < len(runs)]
-    asked = [
-        _Asked(
-            number, epochs, fold, seed, _of_trial(sections, sweep, collected, number)[1],
-            {"fold": fold, "seed": seed},
-        )
-        for number, fold, seed in (runs[slot] for slot in which)
-    ]  # fmt: skip
+    asked = []
+    for number, fold, seed in (runs[slot] for slot in which):
+        own = _with_budget(sections, sweep, collected["trials"][number]["params"])[1]
+        asked.append(_Asked(number, epochs, fold, seed, own, {"fold": fold, "seed": seed}))
     _train_asked(
         asked, config.parent.name, sought, patches, split, state, out, code=code, minutes=minutes,
-        attempt=attempt,
-        inside=inside, which=which, side_by_side=sweep["side_by_side"],
+        attempt=attempt, inside=inside, which=which, side_by_side=sweep["side_by_side"],
     )  # fmt: skip
 
 
@@ -333,13 +322,11 @@ def elect(
     Writes: elected.json with the mean of each candidate, winner.yaml, a configuration that is ready
     for conf/experiment, and winner/config/, the sections with which the winner is trained.
     """
-    from swath.errors import RunError
     from swath.files import read_json, write_json, write_text
-    from swath.plan import as_experiment, read_sections, write_section
+    from swath.plan import as_experiment, write_section
     from swath.study import rungs
 
-    sections = read_sections("elect", config)
-    sweep = sections.pop("sweep")
+    sweep, sections, _ = _read("elect", config)
     collected = read_json(study)
     sought = [rungs.Objective(**s) for s in collected["objectives"]]
     rows = [row for path in result or [] for row in read_json(path)]
@@ -350,7 +337,7 @@ def elect(
         raise RunError(
             f"nothing has won: every run failed ({why})", where=study, mend="mend the space"
         )
-    params, won = _of_trial(sections, sweep, collected, winner)
+    params, won = _with_budget(sections, sweep, collected["trials"][winner]["params"])
     for name, values in won.items():
         write_section(out / "winner" / "config" / f"{name}.yaml", values)
     what = f"The winner of the final of the study of {collected['study']}: trial {winner}."
@@ -417,12 +404,22 @@ def study(
     from swath.plan import read_section
     from swath.study.standing import standing
 
-    sections = {key: read_section(results / name / "config" / f"{key}.yaml") for key in STUDY}
-    monitor = sections["task"]["monitor"]
-    print("\n".join(standing(results / name, state, sections["sweep"], monitor)))
+    config = results / name / "config"
+    sweep, task = (read_section(config / f"{key}.yaml") for key in ("sweep", "task"))
+    print("\n".join(standing(results / name, state, sweep, task["monitor"])))
 
 
 # ---- trials of a study ----------------------------------------------------------------------
+
+
+def _read(stage: str, config: Path) -> tuple[dict[str, Any], dict[str, Any], list[Objective]]:
+    """The sweep that a stage reads, the sections of a run, and what is sought."""
+    from swath.plan import read_sections
+    from swath.study.rungs import objectives
+
+    sections = read_sections(stage, config)
+    sweep = sections.pop("sweep")
+    return sweep, sections, objectives(sweep, sections["task"]["monitor"])
 
 
 class _Asked(NamedTuple):
@@ -465,38 +462,15 @@ def _train_asked(
 
     together = min(side_by_side, len(asked))
     if together > 1 and not inside:
-        dealt = [range(k, len(asked), together) for k in range(together)]
-        parts = [out.with_name(f"{out.stem}.{k}.json") for k in range(together)]
-        chosen = [[which[n] for n in some] for some in dealt]
-        pairs = zip(parts, chosen, strict=True)
-        commands = [_same("beside", out=part, slots=some) for part, some in pairs]
-        found = elsewhere(commands, parts)
-        if dead := [end for end in found if isinstance(end, int)]:
-            raise RunError(
-                f"a process ended with exit code {dead[0]}", where=out, mend="start it again"
-            )
-        by_slot = {
-            slot: row
-            for some, ended in zip(chosen, found, strict=True)
-            if not isinstance(ended, int)
-            for slot, row in zip(some, ended, strict=True)
-        }
-        # What has no room beside others may have it by itself.
-        again = [slot for slot in which if "memory" in (by_slot[slot]["reason"] or "")]
-        if again:
-            (ended,) = elsewhere([_same("beside", out=parts[0], slots=again)], parts[:1])
-            if not isinstance(ended, int):
-                by_slot |= dict(zip(again, ended, strict=True))
-        write_json(out, [by_slot[slot] for slot in which])
-        for part in parts:
-            part.unlink(missing_ok=True)
+        write_json(out, _side_by_side(which, together, out))
         return
     # What no trial could do is no trial's result.
     for device in {each.sections["trainer"]["device"] for each in asked}:
         check_device({"device": device, "batch_size": 1}, processes=1)
     opened, version = open_set(patches)
     folds = {
-        each.fold: (parts_of(split, each.fold), statistics_of(split, each.fold)) for each in asked
+        fold: (parts_of(split, fold), statistics_of(split, fold))
+        for fold in {each.fold for each in asked}
     }
     dealt_by = digest_of(split)
     slots = [
@@ -536,6 +510,32 @@ def _train_asked(
     write_json(out, rows)
 
 
+def _side_by_side(which: list[int], together: int, out: Path) -> list[dict[str, Any]]:
+    """The rows of slots that are trained by so many processes of this verb at once."""
+    from swath.learn.trials import elsewhere
+
+    dealt = [which[k::together] for k in range(together)]
+    parts = [out.with_name(f"{out.stem}.{k}.json") for k in range(together)]
+    pairs = zip(dealt, parts, strict=True)
+    found = elsewhere([_same("beside", out=part, slots=some) for some, part in pairs], parts)
+    by_slot: dict[int, dict[str, Any]] = {}
+    for some, ended in zip(dealt, found, strict=True):
+        if isinstance(ended, int):
+            raise RunError(
+                f"a process ended with exit code {ended}", where=out, mend="start it again"
+            )
+        by_slot |= dict(zip(some, ended, strict=True))
+    # What has no room beside others may have it by itself.
+    again = [slot for slot in which if "memory" in (by_slot[slot]["reason"] or "")]
+    if again:
+        (ended,) = elsewhere([_same("beside", out=parts[0], slots=again)], parts[:1])
+        if not isinstance(ended, int):
+            by_slot |= dict(zip(again, ended, strict=True))
+    for part in parts:
+        part.unlink(missing_ok=True)
+    return [by_slot[slot] for slot in which]
+
+
 def _same(inside: str, out: Path, slots: list[int]) -> list[str]:
     """The command of this process, for some of its slots, and how it then is started."""
     given = sys.argv[1:]
@@ -562,16 +562,16 @@ def _candidates(collected: dict[str, Any], sweep: dict[str, Any]) -> list[int]:
     return found
 
 
-def _of_trial(
-    sections: dict[str, Any], sweep: dict[str, Any], collected: dict[str, Any], number: int
+def _with_budget(
+    sections: dict[str, Any], sweep: dict[str, Any], params: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """A trial's values, with the whole budget, and the sections of its run."""
     from swath.plan import with_params
     from swath.study.rungs import budgets
 
     epochs = budgets(sweep["epochs"], sweep["eta"], sweep["rungs"])[-1]
-    params = {"trainer.epochs": epochs, **collected["trials"][number]["params"]}
-    return params, with_params(sections, params)
+    values = {"trainer.epochs": epochs, **params}
+    return values, with_params(sections, values)
 
 
 def _known(sweep: dict[str, Any], proposals: list[Path], results: list[Path]) -> list[Any]:

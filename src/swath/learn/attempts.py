@@ -560,9 +560,8 @@ class Attempt(Callback):
         best = max((old[self.monitor] for old in history), default=-math.inf)
         history.append(row)
         if self.keep == "last" or row[self.monitor] > best:
-            self.better = (
-                learner.network.state_dict()
-            )  # in validation; the average, if there is one
+            # While it validates: of the average, where there is one.
+            self.better = learner.network.state_dict()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the epoch and save the run."""

@@ -22,6 +22,7 @@ from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 from swath.data.patchset import PatchSet, open_patches
 from swath.errors import DataError
 from swath.files import read_json
+from swath.study.rungs import Objective as Objective
 from swath.study.scores import per_class
 
 MEASURES = (
@@ -202,19 +203,6 @@ Known = Annotated[float, BeforeValidator(_nan_of_null)]
 """A number of a study's files, nan where they say null."""
 Row = Annotated[tuple[Known, ...], BeforeValidator(lambda value: () if value is None else value)]
 """Numbers likewise, none where they say null."""
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What a study seeks: a column of a run's history, `parameters` or `seconds`."""
-
-    name: str
-    direction: Literal["maximize", "minimize"]
-
-    @property
-    def sign(self) -> int:
-        """By what to multiply a score so that more is better."""
-        return 1 if self.direction == "maximize" else -1
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,14 @@ class Objective:
     name: str
     direction: Direction
 
+    @property
+    def sign(self) -> int:
+        """By what to multiply a score so that more is better."""
+        return 1 if self.direction == "maximize" else -1
+
     def worth(self, score: float) -> float:
         """The score so that more is better."""
-        return score if self.direction == "maximize" else -score
+        return self.sign * score
 
 
 # ---- the shape --------------------------------------------------------------------------------
@@ -145,10 +150,7 @@ def ranked(rows: Sequence[Row], sought: Sequence[Objective]) -> list[Row]:
     """
     good = [row for row in rows if row["scores"] is not None]
     bad = sorted((row for row in rows if row["scores"] is None), key=lambda row: row["number"])
-    worth = {
-        row["number"]: [s.worth(x) for s, x in zip(sought, row["scores"], strict=True)]
-        for row in good
-    }
+    worth = _worth(good, sought)
     if len(sought) == 1:
         return sorted(good, key=lambda row: (-worth[row["number"]][0], row["number"])) + bad
     found: list[Row] = []
@@ -165,6 +167,14 @@ def ranked(rows: Sequence[Row], sought: Sequence[Objective]) -> list[Row]:
 def promoted(rows: Sequence[Row], count: int, sought: Sequence[Objective]) -> list[int]:
     """Numbers of the trials that the next rung trains, best first."""
     return [row["number"] for row in ranked(rows, sought)][:count]
+
+
+def _worth(scored: Sequence[Row], sought: Sequence[Objective]) -> dict[int, list[float]]:
+    """By number, what each row is worth in each objective."""
+    return {
+        row["number"]: [s.worth(x) for s, x in zip(sought, row["scores"], strict=True)]
+        for row in scored
+    }
 
 
 def _front(worth: dict[int, list[float]]) -> set[int]:
@@ -250,10 +260,7 @@ def collect(
         for rung in range(top, -1, -1)
         for row in ranked([row for row in ends if row["rung"] == rung], sought)
     ]
-    worth = {
-        row["number"]: [s.worth(x) for s, x in zip(sought, row["scores"], strict=True)]
-        for row in finalists
-    }
+    worth = _worth(finalists, sought)
     front = sorted(_front(worth))
     best = max(front, key=lambda n: (worth[n][0], -n)) if front else None
     return {
