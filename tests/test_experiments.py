@@ -41,7 +41,7 @@ REAL = (
 
 
 def test_every_experiment_has_its_pruned_form() -> None:
-    assert sorted([*PRUNED, *ELSEWHERE]) == plan.names(REPOSITORY / "conf")
+    assert sorted([*PRUNED, *ELSEWHERE]) == plan.tree(REPOSITORY / "conf").choices("experiment")
 
 
 @pytest.mark.slow

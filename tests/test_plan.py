@@ -25,7 +25,7 @@ def conf(tmp_path: Path) -> Path:
     return Path(shutil.copytree(CONF, tmp_path / "conf"))
 
 
-def complaint(conf: Path, name: str, overrides: str | list[str] = "") -> str:
+def complaint(conf: Path | plan.Tree, name: str, overrides: str | list[str] = "") -> str:
     with pytest.raises(ConfigError) as error:
         plan.compose(conf, name, overrides)
     text = str(error.value)
@@ -36,7 +36,7 @@ def complaint(conf: Path, name: str, overrides: str | list[str] = "") -> str:
 # ---- every experiment that there is -----------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", plan.names(CONF))
+@pytest.mark.parametrize("name", plan.tree(CONF).choices("experiment"))
 def test_every_experiment_is_complete(name: str) -> None:
     experiment = plan.compose(CONF, name)
     assert list(experiment.sections) == list(settings.SECTIONS)
@@ -47,7 +47,7 @@ def test_every_experiment_is_complete(name: str) -> None:
     assert len({run.name for run in experiment.runs}) == len(experiment.runs)
 
 
-@pytest.mark.parametrize("name", plan.names(CONF))
+@pytest.mark.parametrize("name", plan.tree(CONF).choices("experiment"))
 def test_every_experiment_says_what_it_is_for(name: str) -> None:
     lines = (CONF / "experiment" / f"{name}.yaml").read_text().splitlines()
     assert lines[0] == "# @package _global_"
@@ -98,6 +98,54 @@ def test_a_value_of_the_lists_of_hydra_may_hold_spaces_where_it_is_quoted() -> N
     given = "'sweep.space={optim.lr: {float: [0.1, 1.0]}}'"
     space = plan.compose(CONF, "embedded", given).sections["sweep"]["space"]
     assert space["optim.lr"]["high"] == 1.0
+
+
+# ---- a configuration of one's own beside it ---------------------------------------------------
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A folder of another repository, which adds an experiment and a model."""
+    folder = tmp_path / "own"
+    for name, text in {
+        "experiment/mine": "# @package _global_\ndefaults:\n  - embedded\n"
+        "  - override /model: thin\n  - override /sweep: none\n",
+        "model/thin": "name: unet\nwidth: 4\n",
+    }.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.yaml").write_text(text)
+    return folder
+
+
+def test_ones_own_files_are_read_beside_those_of_swath(own: Path) -> None:
+    both = plan.tree(CONF, own)
+    mine = plan.compose(both, "mine").sections
+    assert mine["model"] == {"name": "unet", "width": 4, "depth": 3, "dropout": 0.0}
+    assert mine["data"] == plan.compose(CONF, "embedded").sections["data"]
+    given = plan.compose(both, "eurosat", "model=thin task=segmentation data=embedded")
+    assert given.sections["model"]["width"] == 4
+    assert plan.compose(both, "embedded") == plan.compose(CONF, "embedded")
+
+
+def test_a_mistake_in_ones_own_files_names_them(own: Path) -> None:
+    (own / "model/thin.yaml").write_text("name: unet\nwith: 4\n")
+    line = complaint(plan.tree(CONF, own), "mine")
+    assert line == f"{own}/model/thin.yaml: model.with: unknown key; did you mean 'model.width'?"
+    line = complaint(plan.tree(CONF, own), "mines")
+    assert line.startswith(
+        f"{CONF}/experiment and {own}/experiment: no experiment is named 'mines'"
+    )
+    assert line.endswith("did you mean 'mine'?")
+
+
+def test_a_file_of_a_name_that_swath_has_would_not_be_read(own: Path) -> None:
+    (own / "model/unet.yaml").write_text("name: unet\nwidth: 99\n")
+    with pytest.raises(ConfigError) as error:
+        plan.tree(CONF, own)
+    assert str(error.value) == (
+        f"{own}/model/unet.yaml: swath has a file of this name, which would be read instead; "
+        "give it another name, and name swath's among its defaults"
+    )
 
 
 # ---- one line for each mistake ----------------------------------------------------------------

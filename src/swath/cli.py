@@ -97,6 +97,9 @@ def plan(
         list[str] | None, typer.Argument(help="Overrides in Hydra's syntax, e.g. optim.lr=0.01.")
     ] = None,
     conf: Annotated[Path, typer.Option(help="The configuration tree.")] = Path("conf"),
+    own: Annotated[
+        Path | None, typer.Option(help="A folder with configuration of one's own beside it.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("results"),
 ) -> None:
     """Compose and check an experiment.
@@ -104,9 +107,9 @@ def plan(
     Reads: conf/. Writes: results/EXPERIMENT/config/SECTION.yaml, where the text changed.
     Example: swath plan eurosat optim.lr=0.01
     """
-    from swath.plan import compose, write_sections
+    from swath.plan import compose, tree, write_sections
 
-    composed = compose(conf, experiment, overrides or [])
+    composed = compose(tree(conf, own), experiment, overrides or [])
     changed = write_sections(composed, out / experiment / "config")
     log.info("sections written: %s", ", ".join(changed) or "none, all are as they were")
     for run in composed.runs:

@@ -164,12 +164,61 @@ def datasets(experiments: Iterable[Experiment]) -> dict[str, Experiment]:
     return found
 
 
-def names(conf: Path) -> list[str]:
-    """The experiments that there are, by name."""
-    return _choices(conf, "experiment")
+@dataclass(frozen=True)
+class Tree:
+    """The folders of a configuration: swath's own, and what another repository adds to it."""
+
+    folders: tuple[Path, ...]
+
+    def groups(self) -> list[str]:
+        """The choices that a person makes: data, model, …"""
+        return sorted({p.name for folder in self.folders for p in folder.iterdir() if p.is_dir()})
+
+    def choices(self, group: str) -> list[str]:
+        """What there is to choose from in a group."""
+        places = [folder / group for folder in self.folders]
+        return sorted(
+            str(file.relative_to(place).with_suffix(""))
+            for place in places
+            for file in place.rglob("*.yaml")
+        )
+
+    def file(self, path: str) -> Path:
+        """A file of the tree, where it is; below swath's folder, where it is nowhere."""
+        found = [folder / path for folder in self.folders if (folder / path).is_file()]
+        return (found or [self.folders[0] / path])[0]
+
+    def __str__(self) -> str:
+        return " and ".join(map(str, self.folders))
 
 
-def compose(conf: Path, name: str, overrides: str | Sequence[str] = ()) -> Experiment:
+def tree(conf: Path, own: Path | None = None) -> Tree:
+    """swath's configuration, and one's own that adds files to it.
+
+    Args:
+        conf: swath's folder `conf`.
+        own: a folder laid out alike, e.g. with `experiment/mine.yaml` and `data/mine.yaml`.
+
+    Raises:
+        ConfigError: there is no such folder, or a file of one's own has the name of one of swath's.
+    """
+    if own is None:
+        return Tree((conf,))
+    if not own.is_dir():
+        raise ConfigError(
+            "there is no such folder", where=f"--config conf={own}", mend="name one's own conf/"
+        )
+    for file in sorted(own.rglob("*.yaml")):
+        if (conf / file.relative_to(own)).is_file():
+            raise ConfigError(
+                "swath has a file of this name, which would be read instead",
+                where=file,
+                mend="give it another name, and name swath's among its defaults",
+            )
+    return Tree((conf, own))
+
+
+def compose(conf: Path | Tree, name: str, overrides: str | Sequence[str] = ()) -> Experiment:
     """The experiment of that name below `conf`, with overrides in Hydra's syntax.
 
     Raises:
@@ -182,16 +231,21 @@ def compose(conf: Path, name: str, overrides: str | Sequence[str] = ()) -> Exper
     from omegaconf import OmegaConf, open_dict
     from omegaconf.errors import OmegaConfBaseException
 
-    if not NAME.fullmatch(name) or name not in names(conf):
+    conf = conf if isinstance(conf, Tree) else tree(conf)
+    known = conf.choices("experiment")
+    if not NAME.fullmatch(name) or name not in known:
         raise ConfigError(
             f"no experiment is named '{name}'",
-            where=conf / "experiment",
-            mend=nearest(name, names(conf)),
+            where=" and ".join(str(folder / "experiment") for folder in conf.folders),
+            mend=nearest(name, known),
         )
     given = _given(overrides)
     written = [_as_hydra(conf, override) for override in given]
+    first, *more = (str(folder.resolve()) for folder in conf.folders)
+    if more:
+        written.append(f"hydra.searchpath={json.dumps([f'file://{folder}' for folder in more])}")
     try:
-        with initialize_config_dir(config_dir=str(conf.resolve()), version_base="1.3"):
+        with initialize_config_dir(config_dir=first, version_base="1.3"):
             config = hydra_compose(
                 "config", overrides=[f"experiment={name}", *written], return_hydra_config=True
             )
@@ -363,16 +417,7 @@ def _leaves(values: dict[str, Any], above: str = "") -> Iterable[str]:
 # ---- overrides and checks -------------------------------------------------------------------
 
 
-def _choices(conf: Path, group: str) -> list[str]:
-    folder = conf / group
-    return sorted(str(f.relative_to(folder).with_suffix("")) for f in folder.rglob("*.yaml"))
-
-
-def _groups(conf: Path) -> list[str]:
-    return sorted(p.name for p in conf.iterdir() if p.is_dir())
-
-
-def _as_hydra(conf: Path, override: str) -> str:
+def _as_hydra(conf: Tree, override: str) -> str:
     """An override as Hydra takes it: `group=choice` as it is, `a.b=c` forced and checked later."""
     key, equals, value = override.partition("=")
     where = f'set="{override}"'
@@ -390,16 +435,15 @@ def _as_hydra(conf: Path, override: str) -> str:
             raise ConfigError("unknown section", where=where, mend=mend)
         _parse(f"++{override}", where)
         return f"++{override}"
-    if key not in _groups(conf):
+    if key not in conf.groups():
         raise ConfigError(
-            f"no group is named '{key}'", where=where, mend=nearest(key, _groups(conf))
+            f"no group is named '{key}'", where=where, mend=nearest(key, conf.groups())
         )
-    for choice in value.strip("[]").split(","):
-        if choice.strip() not in _choices(conf, key):
+    known = conf.choices(key)
+    for choice in map(str.strip, value.strip("[]").split(",")):
+        if choice not in known:
             raise ConfigError(
-                f"no {key} is named '{choice.strip()}'",
-                where=where,
-                mend=nearest(choice.strip(), _choices(conf, key)),
+                f"no {key} is named '{choice}'", where=where, mend=nearest(choice, known)
             )
     return override
 
@@ -441,7 +485,7 @@ def _refuse_secrets(raw: Any) -> None:
 
 
 def _checked(
-    conf: Path, raw: dict[Any, Any], given: list[str], choices: dict[str, str]
+    conf: Tree, raw: dict[Any, Any], given: list[str], choices: dict[str, str]
 ) -> dict[str, dict[str, Any]]:
     def complain(wrong: ConfigError) -> ConfigError:
         origin = _origin(conf, wrong.where, given, choices)
@@ -632,7 +676,7 @@ def _conditions(dimensions: dict[str, dict[str, Any]], key: str) -> dict[str, An
     return found
 
 
-def _origin(conf: Path, key: str, given: list[str], choices: dict[str, str]) -> str:
+def _origin(conf: Tree, key: str, given: list[str], choices: dict[str, str]) -> str:
     """Where a key was written: an override, or the file that holds it."""
     close = [
         override
@@ -644,13 +688,13 @@ def _origin(conf: Path, key: str, given: list[str], choices: dict[str, str]) -> 
     if exact := [override for override in close if "." in override.partition("=")[0]] or close:
         return f'set="{exact[-1]}"'
     group = key.split(".")[0]
-    experiments = [conf / "experiment" / f"{choices['experiment']}.yaml"]
+    experiments = [conf.file(f"experiment/{choices['experiment']}.yaml")]
     for parent in yaml.safe_load(experiments[0].read_text(encoding="utf-8")).get("defaults", []):
         if isinstance(parent, str) and parent != "_self_":
-            experiments.append(conf / "experiment" / f"{parent}.yaml")
+            experiments.append(conf.file(f"experiment/{parent}.yaml"))
     chosen = re.findall(r"[\w/-]+", str(choices.get(group, "")))
-    files = [*experiments, *(conf / group / f"{choice}.yaml" for choice in chosen)]
-    for file in (*files, conf / "config.yaml"):
+    files = [*experiments, *(conf.file(f"{group}/{choice}.yaml") for choice in chosen)]
+    for file in (*files, conf.file("config.yaml")):
         if file.is_file() and _holds(file, key):
             return str(file)
     return f"experiment {choices['experiment']}"

@@ -13,7 +13,8 @@ from swath.errors import SwathError
 from swath.files import write_json
 from swath.study import rungs
 
-ROOT = Path(workflow.basedir).parent
+# Of this file, not of the workflow's first: that may be another repository's, which has swath as a module.
+ROOT = Path(str(workflow.current_basedir)).parent.parent
 PINS = ROOT / "constraints.txt"
 
 # How often a training that was stopped or killed is started again, each time from where it was. A
@@ -75,15 +76,16 @@ def write_sections(experiments):
     return held
 
 
-# `--config experiment=a set="b=c"`; several names are divided by spaces or commas.
+# `--config experiment=a set="b=c"`; several names are divided by spaces or commas. `conf` names a
+# folder with configuration of one's own, beside swath's.
 NAMES = re.split(r"[\s,]+", str(config.get("experiment", "embedded")).strip())
 try:
     for key in config:
-        if key not in ("experiment", "set"):
-            stop(f"--config {key}=…: no such key; there is experiment and set")
-    EXPERIMENTS = {
-        name: plan.compose(ROOT / "conf", name, str(config.get("set", ""))) for name in NAMES
-    }
+        if key not in ("experiment", "set", "conf"):
+            stop(f"--config {key}=…: no such key; there is experiment, set and conf")
+    OWN = Path(str(config["conf"])) if config.get("conf") else None
+    TREE = plan.tree(ROOT / "conf", OWN)
+    EXPERIMENTS = {name: plan.compose(TREE, name, str(config.get("set", ""))) for name in NAMES}
     DATASETS = plan.datasets(EXPERIMENTS.values())
     LOCK_HELD = write_sections(EXPERIMENTS) if workflow.is_main_process else None
 except SwathError as wrong:
