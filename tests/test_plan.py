@@ -229,6 +229,8 @@ MISTAKES: list[tuple[str, str | list[str], tuple[str, ...]]] = [
     ("embedded", "sweep.sampler=tpe sweep.generation=2 sweep.rungs=3",
      ("sweep.generation", "2 trials of which one in 2 goes on", "give at least 4")),
     ("embedded", "sweep.trials=0", ("sweep.trials", "is 0")),
+    ("embedded", "optim.schedule=restarts",
+     ("optim.cycles", "is 4, sweep.rungs is 2", "give optim.cycles=2")),
     ("embedded", "sweep=none sweep.trials=3", ("sweep.space", "names nothing to vary")),
     ("embedded", "sweep.objective=val/acc", ("sweep.objective", "no run writes", "'val/accuracy'")),
     ("embedded", "sweep.objective=[val/loss,val/loss]", ("sweep.objective", "twice")),

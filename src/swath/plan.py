@@ -545,6 +545,7 @@ def check_sweep(sections: dict[str, dict[str, Any]]) -> None:
         raise ConfigError("is 0, the space is not empty", where="sweep.trials", mend="give it")
     _check_objectives(sections)
     _check_budget(sweep)
+    _check_restarts(sections["optim"], sweep)
     if sweep["mode"] == "async":
         if sampler in ("grid", "sobol"):
             raise ConfigError(
@@ -608,6 +609,17 @@ def _check_budget(sweep: dict[str, Any]) -> None:
     for name in ("seeds", "folds"):
         if len(set(final[name])) < len(final[name]):
             raise ConfigError("names one twice", where=f"sweep.final.{name}", mend="take one out")
+
+
+def _check_restarts(optim: dict[str, Any], sweep: dict[str, Any]) -> None:
+    """The rate must have fallen where a rung ends, or its scores would not tell who is better."""
+    for key, wanted in (("cycles", "rungs"), ("growth", "eta")):
+        if optim["schedule"] == "restarts" and sweep["rungs"] > 1 and optim[key] != sweep[wanted]:
+            raise ConfigError(
+                f"is {optim[key]}, sweep.{wanted} is {sweep[wanted]}: each cycle ends a rung",
+                where=f"optim.{key}",
+                mend=f"give optim.{key}={sweep[wanted]}",
+            )
 
 
 def _check_dimension(sections: dict[str, dict[str, Any]], key: str) -> None:

@@ -72,8 +72,13 @@ class Optim(Section):
     """Largest learning rate of the schedule."""
     weight_decay: NonNegative = 0.05
     """Of matrices and kernels; biases and normalisation have none."""
-    schedule: Literal["onecycle", "cosine", "constant"] = "onecycle"
-    """After the warm-up `onecycle` and `cosine` fall by half a cosine, `constant` stays."""
+    schedule: Literal["onecycle", "cosine", "restarts", "constant"] = "onecycle"
+    """After the warm-up `onecycle` and `cosine` fall by half a cosine, `constant` stays; `restarts`
+    falls so in each of its cycles."""
+    cycles: Count = 4
+    """Of `restarts`; in a study as many as it has rungs."""
+    growth: Annotated[int, Field(ge=2)] = 2
+    """How many times as long a run is at the end of a cycle as at that of the one before."""
     warmup: Share | None = None
     """Share of the steps in which the rate rises; null is 0.2 for onecycle, and else 0."""
     min_lr: Share = 0.0

@@ -71,7 +71,18 @@ def test_a_share_of_the_rate_is_left_at_the_end() -> None:
     assert [factor(s) for s in (19, 60, 100)] == pytest.approx([1.0, 0.55, 0.1])
 
 
-@pytest.mark.parametrize("name", ["onecycle", "cosine", "constant"])
+def test_the_rate_has_fallen_at_the_end_of_every_cycle() -> None:
+    """Four cycles, a run twice as long at the end of each: after 10, 20, 40 and 80 steps."""
+    factor = schedule("restarts", None, 0.1, 80, (4, 2))
+    assert [factor(begin) for begin in (0, 10, 20, 40)] == [1, 1, 1, 1]
+    assert [factor(half) for half in (5, 15, 30, 60)] == pytest.approx([0.55] * 4)
+    assert all(0.1 < factor(end - 1) < 0.13 for end in (10, 20, 40, 80))
+    assert factor(80) == pytest.approx(0.1)
+    rising = schedule("restarts", 0.05, 0.0, 80, (4, 2))
+    assert [rising(step) for step in (0, 3, 4, 7, 10)] == pytest.approx([0.25, 1, 1, 0.5, 1])
+
+
+@pytest.mark.parametrize("name", ["onecycle", "cosine", "restarts", "constant"])
 @pytest.mark.parametrize("warmup", [None, 0.0, 1.0])
 def test_a_run_of_one_step_has_a_finite_rate(name: str, warmup: float | None) -> None:
     factor = schedule(name, warmup, 0.0, 1)

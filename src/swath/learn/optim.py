@@ -84,37 +84,51 @@ def prepare(network: nn.Module, section: dict[str, Any], steps: int) -> tuple[Op
     made: Optimizer = registry.load("optim", section["name"])(
         groups, section["lr"], **{key: section[key] for key in own}
     )
-    factor = schedule(section["schedule"], section["warmup"], section["min_lr"], steps)
+    cycles = (section["cycles"], section["growth"])
+    factor = schedule(section["schedule"], section["warmup"], section["min_lr"], steps, cycles)
     return made, LambdaLR(made, factor)
 
 
-def schedule(name: str, warmup: float | None, min_lr: float, steps: int) -> Callable[[int], float]:
+def schedule(
+    name: str,
+    warmup: float | None,
+    min_lr: float,
+    steps: int,
+    cycles: tuple[int, int] = (1, 2),
+) -> Callable[[int], float]:
     """Share of the largest learning rate at each step.
 
     All rise in a straight line through the warm-up; then `onecycle` and `cosine` fall by half a
-    cosine, and `constant` stays.
+    cosine, `restarts` does so in each of its cycles, and `constant` stays.
 
     Args:
-        name: onecycle, cosine or constant.
+        name: onecycle, cosine, restarts or constant.
         warmup: share of the steps in which the rate rises; None is 0.2 for onecycle, else 0.
         min_lr: share of the largest rate that is left at the end of a cosine.
         steps: steps of the optimizer in all.
+        cycles: how many restarts has, and how many times as long a run is at the end of each as at
+            that of the one before.
 
     Source:
-        Loshchilov, Hutter: SGDR, ICLR 2017 (arXiv:1608.03983), equation 5, without restarts.
+        Loshchilov, Hutter: SGDR, ICLR 2017 (arXiv:1608.03983), equation 5. There a cycle is so many
+        times as long as the one before; here the run is, as it is with the rungs of a study.
     """
     if warmup is None:
         warmup = ONECYCLE_WARMUP if name == "onecycle" else 0.0
     rise = round(warmup * steps)
     if name == "onecycle":
         rise = max(1, rise)
+    count, growth = cycles if name == "restarts" else (1, 1)
+    ends = [round(steps / growth**later) for later in reversed(range(count))]
 
     def factor(step: int) -> float:
         if step < rise:
             return (step + 1) / rise
         if name == "constant":
             return 1.0
-        fall = min(1.0, (step - rise) / max(1, steps - rise))
+        end = next((end for end in ends if step < end), steps)
+        begin = max([rise, *(earlier for earlier in ends if earlier < end)])
+        fall = min(1.0, (step - begin) / max(1, end - begin))
         return min_lr + (1 - min_lr) * 0.5 * (1 + math.cos(math.pi * fall))
 
     return factor
