@@ -1,6 +1,7 @@
 # What is known before anything runs: the experiments, composed once and written as section files.
 
 import fcntl
+import functools
 import json
 import os
 import re
@@ -109,9 +110,15 @@ def sections(stage):
     return [f"results/{{experiment}}/config/{name}.yaml" for name in plan.STAGES[stage].sections]
 
 
+@functools.cache
+def code_of(stage, name):
+    """The fingerprint of a stage's code; thousands of jobs may ask for it."""
+    return plan.stage_code(stage, EXPERIMENTS[name], PINS)
+
+
 def code(stage):
-    """The fingerprint of a stage's code, for `params:`."""
-    return lambda wildcards: plan.stage_code(stage, EXPERIMENTS[wildcards.experiment], PINS)
+    """An input function of `params:`: the fingerprint of a stage's code."""
+    return lambda wildcards: code_of(stage, wildcards.experiment)
 
 
 def of_runs(pattern, name):
@@ -163,22 +170,27 @@ def own_scenes(wildcards):
 
 
 def scenes_of(wildcards):
-    """The plan of the shards; Snakemake comes back here when its checkpoint has run."""
-    found = checkpoints.scenes.get(experiment=wildcards.experiment).output[0]
-    return json.loads(Path(found).read_text())
+    """Names of the shards and rounds; Snakemake comes back here when its checkpoint has run."""
+    found = Path(checkpoints.scenes.get(experiment=wildcards.experiment).output[0])
+    return shards_in(found, found.stat().st_mtime_ns)
+
+
+@functools.cache
+def shards_in(found, changed):
+    """What a list of scenes says to the graph: every job of a shard asks, and it may be long."""
+    listed = json.loads(found.read_text())
+    return [shard["name"] for shard in listed["shards"]], listed["rounds"]
 
 
 def of_shards(pattern):
     """An input function: the pattern filled in for every shard."""
-    return lambda w: [
-        pattern.format(**{**w, "shard": shard["name"]}) for shard in scenes_of(w)["shards"]
-    ]
+    return lambda w: [pattern.format(**{**w, "shard": name}) for name in scenes_of(w)[0]]
 
 
 def sums_of_round(number):
     """An input function: the sums of a round; there is a second for floats alone."""
     sums = f"results/{{experiment}}/splits/{{split}}/sums/round{number}/{{shard}}.npz"
-    return lambda w: of_shards(sums)(w) if number < scenes_of(w)["rounds"] else []
+    return lambda w: of_shards(sums)(w) if number < scenes_of(w)[1] else []
 
 
 def sums_below(wildcards):
