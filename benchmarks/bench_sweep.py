@@ -9,7 +9,9 @@ validation), in turn; and a process a trial, as a job for each would be. The tab
 `plan`: `snakemake -n` of a study of 200 trials and four rungs beside an empty workflow, in turn.
 
 `halving`: `experiment=eurosat_small`, a grid of 24 points, each trained for eight epochs, and the
-same grid by successive halving: scores on the validation part, and epochs. Needs SWATH_MIRROR.
+same grid by successive halving: epochs, the best score on the validation part, what the winner
+then reaches on the test part with three seeds, and how early the order of the trials is that of the
+end. Needs SWATH_MIRROR.
 
 `search`: on `experiment=statlog`, random search with its trials trained to the end, and `tpe` with
 halving, whose budgets are as many epochs, with five seeds each. Needs SWATH_MIRROR.
@@ -35,6 +37,7 @@ import numpy as np
 import torch
 from bench_plan import seconds
 from bench_training import Bare, patch_set, sections
+from scipy.stats import spearmanr
 
 from swath.data.patchset import PatchSet
 from swath.learn import batches
@@ -46,10 +49,11 @@ PARTS = ["overhead", "plan", "halving", "search"]
 TRIALS = 20  # of each round
 GRID = (
     "sweep=none sweep.sampler=grid sweep.trials_per_job=6 "
-    "'sweep.space={optim.lr: {choice: [0.0003, 0.001, 0.003, 0.01]}, "
-    "model.width: {choice: [8, 16, 32]}, model.dropout: {choice: [0.0, 0.2]}}' "
-    # A trial of the first rung has its warm-up behind it.
-    "optim.warmup=0.1 trainer.precision=fp32"
+    "'sweep.space={optim.lr: {choice: [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03]}, "
+    "model.width: {choice: [8, 16]}, model.dropout: {choice: [0.0, 0.2]}}' "
+    # The rate has fallen at the end of each rung, so that its scores tell who is better.
+    "optim.schedule=restarts optim.cycles=4 trainer.precision=fp32 "
+    "sweep.final.best=1 sweep.final.seeds=[0,1,2]"
 )
 SEARCHED = (
     "sweep=none runs.seeds=[0] trainer.batch_size=128 trainer.augment.noise=0.0 trainer.tta=false "
@@ -156,9 +160,10 @@ def plan(rounds: int) -> None:
 # ---- what is found ----------------------------------------------------------------------------
 
 
-def study(folder: Path, experiment: str, given: str) -> tuple[float, int, float, dict[str, Any]]:
-    """Best score, epochs trained, seconds of training and the study itself."""
-    target = f"results/{experiment}/study/trials.json"
+def study(folder: Path, experiment: str, given: str, *, final: bool = False) -> dict[str, Any]:
+    """The collected study; with `final` the winner's scores on the test part, as `test`."""
+    results = folder / "results" / experiment / "study"
+    target = f"results/{experiment}/study/{'final' if final else 'trials'}.json"
     shutil.rmtree(folder / "results" / experiment / "study", ignore_errors=True)
     shutil.rmtree(folder / "state/studies", ignore_errors=True)
     shutil.rmtree(folder / "state/runs", ignore_errors=True)
@@ -167,15 +172,17 @@ def study(folder: Path, experiment: str, given: str) -> tuple[float, int, float,
     subprocess.run(
         [BIN / "snakemake", *command, *config], cwd=folder, check=True, capture_output=True
     )
-    found = json.loads((folder / target).read_text())
+    found: dict[str, Any] = json.loads((results / "trials.json").read_text())
     ends = [trial["rungs"][-1] for trial in found["trials"] if trial["rungs"]]
-    best = next(t for t in found["trials"] if t["number"] == found["best"])
-    return (
-        best["rungs"][-1]["scores"][0],
-        sum(row["epochs"] for row in ends),
-        sum(row["seconds"] or 0.0 for row in ends),
-        best["params"],
-    )
+    best = next(trial for trial in found["trials"] if trial["number"] == found["best"])
+    found["score"] = best["rungs"][-1]["scores"][0]
+    found["params"] = best["params"]
+    found["epochs"] = sum(row["epochs"] for row in ends)
+    found["seconds"] = sum(row["seconds"] or 0.0 for row in ends)
+    if final:
+        runs = json.loads((folder / target).read_text())["test"]["runs"]
+        found["test"] = [run["value"] for run in runs]
+    return found
 
 
 def halving() -> None:
@@ -184,11 +191,23 @@ def halving() -> None:
         "full grid": "sweep.rungs=1 sweep.epochs=8",
         "halving": "sweep.rungs=4 sweep.eta=2 sweep.epochs=1",
     }
-    print("way              epochs  training s  val/accuracy  best")
+    print("way              epochs  training s  validation   test (three seeds)  best")
     with tempfile.TemporaryDirectory() as folder:
         for name, given in ways.items():
-            score, epochs, spent, params = study(Path(folder), "eurosat_small", f"{GRID} {given}")
-            print(f"{name:15s} {epochs:7d} {spent:11.0f} {100 * score:11.2f} %  {params}")
+            found = study(Path(folder), "eurosat_small", f"{GRID} {given}", final=True)
+            test = ", ".join(f"{100 * value:.2f}" for value in found["test"])
+            print(
+                f"{name:15s} {found['epochs']:7d} {found['seconds']:11.0f}"
+                f"  {100 * found['score']:8.2f} %   {100 * statistics.mean(found['test']):.2f} %"
+                f" ({test})  {found['params']}",
+                flush=True,
+            )
+            if name == "full grid":
+                curves = [trial["rungs"][-1]["curve"] for trial in found["trials"]]
+                ends = [max(curve) for curve in curves]
+                early = {n: spearmanr([max(c[:n]) for c in curves], ends) for n in (1, 2, 4)}
+                told = ", ".join(f"{rho.statistic:.2f} after {n}" for n, rho in early.items())
+                print(f"rank correlation of the best so far with the end: {told} of 8 epochs")
 
 
 def search(rounds: int) -> None:
@@ -205,12 +224,10 @@ def search(rounds: int) -> None:
         for seed in range(rounds):
             told = []
             for name, given in ways.items():
-                score, epochs, _, _ = study(
-                    Path(folder), "statlog", f"{SEARCHED} sweep.seed={seed} {given}"
-                )
-                found[name].append(score)
-                told.append(f"{100 * score:8.2f} % in {epochs:4d}")
-            print(f"{seed:4d}  " + "  ".join(f"{each:>22s}" for each in told), flush=True)
+                each = study(Path(folder), "statlog", f"{SEARCHED} sweep.seed={seed} {given}")
+                found[name].append(each["score"])
+                told.append(f"{100 * each['score']:8.2f} % in {each['epochs']:4d}")
+            print(f"{seed:4d}  " + "  ".join(f"{text:>22s}" for text in told), flush=True)
     medians = [f"{100 * statistics.median(scores):.2f} %" for scores in found.values()]
     print("median  " + "  ".join(f"{each:>20s}" for each in medians))
 
