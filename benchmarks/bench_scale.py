@@ -55,10 +55,8 @@ def lay_out(folder: Path, scenes: int) -> None:
     every = {name: file for shard in shards for name, file in shard["files"].items()}
     manifest = {"dataset": "embedded", "proofs": {}, "version": "0" * 64, "files": every}
     write_json(folder / "data/embedded/manifest.json", manifest)
-    listed = {"dataset": "embedded", "data_version": "0" * 64, "shards": shards}
-    write_json(
-        folder / "results/embedded/scenes.json", {**listed, "set_aside": [], "rounds": 1}
-    )  # fmt: skip
+    listed = {"dataset": "embedded", "data_version": "0" * 64, "shards": shards, "set_aside": []}
+    write_json(folder / "results/embedded/scenes.json", {**listed, "rounds": 1})
 
 
 def planned(folder: Path, *words: str) -> tuple[float, float, float, str]:

@@ -14,7 +14,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 PRUNED = """
-data.drawing: {scenes: 2, size_px: 256}
+data: {drawing: {scenes: 2, size_px: 256}}
 patches: {size_px: 32}
 split: {blocks: {size_m: 640.0}}
 trainer: {epochs: 1, precision: fp32}
@@ -40,9 +40,7 @@ def another(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
     snakefile, experiment = re.findall(r"```(?:python|yaml)\n(.*?)```", text, re.DOTALL)
     (folder / "Snakefile").write_text(snakefile.replace("/path/to/swath", str(repository)))
     (folder / "conf/experiment").mkdir(parents=True)
-    pruned = experiment.split("\ntrainer:")[0] + PRUNED.replace(
-        "data.drawing:", "data:\n  drawing:"
-    )
+    pruned = experiment.split("\ntrainer:")[0] + PRUNED
     (folder / "conf/experiment/mine.yaml").write_text(pruned)
     return folder
 
