@@ -94,7 +94,7 @@ clean:  ## remove results and caches; keeps data/, state/ and .venv/
 lock:  ## renew constraints.txt from the pins of pyproject.toml
 	@set -e; $(FIND_PYTHON); \
 	"$$python" -m venv --clear .venv-lock; \
-	.venv-lock/bin/python -m pip install -e '.[dev]'; \
+	.venv-lock/bin/python -m pip install -e '.[dev,slurm,s3,kubernetes,aws-batch,google-batch]'; \
 	.venv-lock/bin/python -m pip check; \
 	.venv-lock/bin/python -m pip freeze --exclude-editable > .venv-lock/frozen; \
 	{ sed -n '/^#/p' constraints.txt; \
