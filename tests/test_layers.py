@@ -21,6 +21,8 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "files": {"errors"},
     "launch": {"errors"},
+    "devices": {"errors"},
+    "executors": {"errors"},
     "registry": {"errors"},
     "settings": {"registry", "errors", "data"},
     # Of a study its shape and its space, which are known before it runs.
@@ -33,7 +35,8 @@ ALLOWED: dict[str, set[str]] = {
     "models": {"registry", "errors"},
     "options": {"plan", "data", "learn"} | GROUND,
     "study_cli": {"options", "plan", "data", "learn", "study", "report"} | GROUND,
-    "cli": {"options", "study_cli", "plan", "data", "split", "learn", "study", "report"} | GROUND,
+    "cli": {"devices", "options", "study_cli", "plan", "data", "split", "learn", "study", "report"}
+    | GROUND,
 }
 # What the configuration knows of the data is the card alone.
 CARD_ONLY = ("settings", "plan")

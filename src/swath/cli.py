@@ -70,8 +70,12 @@ def options(
     log_file: Annotated[
         Path | None, typer.Option("--log", help="Also write what is told to this file.")
     ] = None,
+    gpus: Annotated[
+        int, typer.Option("--gpus", min=0, help="GPUs to take, of those that no other run holds.")
+    ] = 0,
 ) -> None:
     """Options of every verb."""
+    from swath.devices import take
     from swath.launch import end_with_the_first, place
 
     here = place()
@@ -88,6 +92,8 @@ def options(
     )
     for noisy in ("rasterio", "wandb", "fontTools", "matplotlib", "botocore"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    if here.first:  # the others are started with what it has taken
+        take(gpus)
 
 
 @app.command()

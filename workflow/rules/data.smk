@@ -69,8 +69,7 @@ rule patches:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=2000,
-        runtime=240,
+        **asks(2000, 240),
     shell:
         "swath --log {log:q} patches --config results/{wildcards.experiment:q}/config"
         " --data {params.data:q} --scenes {input.scenes:q} --shard {wildcards.shard:q}"
@@ -95,8 +94,7 @@ rule index:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=4000,
-        runtime=60,
+        **asks(4000, 60),
     shell:
         "swath --log {log:q} index --config results/{wildcards.experiment:q}/config"
         " --scenes {input.scenes:q} --out {output.manifest:q}"
@@ -121,8 +119,7 @@ rule split:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=4000,
-        runtime=60,
+        **asks(4000, 60),
     shell:
         "swath --log {log:q} split --config results/{wildcards.experiment:q}/config"
         " --data {params.data:q} --patches {input.patches:q} --name {wildcards.split:q}"
@@ -148,8 +145,7 @@ rule measure:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=4000,
-        runtime=60,
+        **asks(4000, 60),
     shell:
         "swath --log {log:q} measure --patches {input.patches:q} --split {params.split:q}"
         " --shard {wildcards.shard:q} --out {output:q} {params.below:q}"
@@ -173,8 +169,7 @@ rule statistics:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=4000,
-        runtime=60,
+        **asks(4000, 60),
     shell:
         "swath --log {log:q} statistics --patches {input.patches:q} --out {output:q}"
         " {params.sums:q} {params.refined:q}"

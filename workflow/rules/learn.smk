@@ -26,11 +26,11 @@ rule train:
     threads: 16
     retries: GOES_ON
     resources:
-        mem_mb=8000,
-        runtime=1380,
+        **asks(8000, 1380, trains=True, goes_on=True),
         processes="auto",
     shell:
-        "swath --log {log:q} train --config {params.config:q}"
+        "{resources.launch}swath --log {log:q} --gpus {resources.devices} train"
+        " --config {params.config:q}"
         " --patches {input.patches:q} --split {params.split:q} --fold {wildcards.fold:q}"
         " --seed {wildcards.seed:q} --code {params.code:q} --state state/runs --out {params.out:q}"
         " --minutes {resources.runtime} --processes {resources.processes:q}"
@@ -54,10 +54,10 @@ rule infer:
         "../../environment.yml"
     threads: 16
     resources:
-        mem_mb=4000,
-        runtime=240,
+        **asks(4000, 240, trains=True),
     shell:
-        "swath --log {log:q} infer --patches {input.patches:q} --split {params.split:q}"
+        "swath --log {log:q} --gpus {resources.devices} infer"
+        " --patches {input.patches:q} --split {params.split:q}"
         " --fold {wildcards.fold:q} --model {input.model:q} --out {output:q}"
 
 
@@ -81,10 +81,10 @@ rule map:
         "../../environment.yml"
     threads: 16
     resources:
-        mem_mb=4000,
-        runtime=1380,
+        **asks(4000, 1380, trains=True, goes_on=True),
     shell:
-        "swath --log {log:q} map --config results/{wildcards.experiment:q}/config"
+        "swath --log {log:q} --gpus {resources.devices} map"
+        " --config results/{wildcards.experiment:q}/config"
         " --data {params.data:q} --scenes {input.scenes:q} --shard {wildcards.shard:q}"
         " --model {input.model:q} --code {params.code:q} --state state/maps --out {output:q}"
 
@@ -106,8 +106,7 @@ rule mosaic:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=1000,
-        runtime=60,
+        **asks(1000, 60),
     shell:
         "swath --log {log:q} mosaic --out {output:q} {params.parts:q}"
 
@@ -131,8 +130,7 @@ rule baseline:
         "../../environment.yml"
     threads: 16
     resources:
-        mem_mb=4000,
-        runtime=240,
+        **asks(4000, 240),
     shell:
         "swath --log {log:q} baseline --patches {input.patches:q} --split {params.split:q}"
         " --fold {wildcards.fold:q} --out {params.out:q}"
@@ -158,8 +156,7 @@ rule evaluate:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=4000,
-        runtime=60,
+        **asks(4000, 60),
     shell:
         "swath --log {log:q} evaluate --config results/{wildcards.experiment:q}/config"
         " --patches {input.patches:q} --predictions {input.predictions:q}"

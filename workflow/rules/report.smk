@@ -2,6 +2,7 @@
 
 
 rule track:
+    localrule: True
     input:
         sections("track"),
         "results/{experiment}/runs/{split}-fold{fold}-seed{seed}/metrics.parquet",
@@ -24,6 +25,7 @@ rule track:
 
 
 rule track_study:
+    localrule: True
     input:
         sections("track_study"),
         study="results/{experiment}/study/trials.json",
@@ -71,8 +73,7 @@ rule report:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=4000,
-        runtime=60,
+        **asks(4000, 60),
     shell:
         "swath --log {log:q} report --experiment results/{wildcards.experiment:q}"
         " --out {output.page:q}"

@@ -8,7 +8,7 @@ import re
 import sys
 from pathlib import Path
 
-from swath import plan
+from swath import devices, executors, plan
 from swath.data.card import FETCHED_BY
 from swath.errors import SwathError
 from swath.files import write_json
@@ -22,6 +22,12 @@ PINS = ROOT / "constraints.txt"
 # number of the command line's or a profile's would repeat every rule's mistakes, too. Only the main
 # process counts: a job on a cluster that tried again would do so within the time that is over.
 GOES_ON = 3 if workflow.is_main_process else 0
+
+# Unless --cores or --jobs is given, all cores of this machine. Not in the default profile, which would
+# bind the jobs of a cluster to the cores of the login node.
+if workflow.resource_settings.cores is None and workflow.resource_settings.nodes is None:
+    workflow.resource_settings.cores = len(os.sched_getaffinity(0))
+    workflow.global_resources["_cores"] = workflow.resource_settings.cores
 
 # The verbs of the environment that runs this workflow, wherever it was started from.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]))
@@ -119,6 +125,48 @@ def code_of(stage, name):
 def code(stage):
     """An input function of `params:`: the fingerprint of a stage's code."""
     return lambda wildcards: code_of(stage, wildcards.experiment)
+
+
+def asks(mem_mb, runtime, **how):
+    """The resources of a rule (`executors.Asked`), as input functions, since they grow."""
+    asked = executors.Asked(mem_mb, runtime, **how)
+
+    def of(name):
+        def resource(wildcards, attempt, rulename):
+            return job_of(asked, rulename, attempt, wildcards.get("experiment")).get(name)
+
+        return resource
+
+    return {name: of(name) for name in (executors.NAMES if asked.trains else executors.BARE)}
+
+
+@functools.cache
+def job_of(asked, rulename, attempt, name):
+    """The resources of a job, as the executor in use spells them."""
+    return executors.spelled(
+        asked,
+        executor=workflow.executor_plugin.name,
+        site=gpus() | plain(workflow.resource_settings.default_resources),
+        given=plain(workflow.resource_settings.overwrite_resources.get(rulename)),
+        attempt=attempt,
+        device=EXPERIMENTS[name].sections["trainer"]["device"] if name else "auto",
+    )
+
+
+@functools.cache
+def gpus():
+    """On this machine as many jobs at a time as it has GPUs, one for each (`swath --gpus`)."""
+    here = workflow.executor_plugin.common_settings.local_exec and workflow.is_main_process
+    found = len(devices.gpus_here()) if here else 0
+    if found and "gpu" not in workflow.global_resources:
+        workflow.global_resources["gpu"] = found
+    return {"gpu": 1} if found else {}
+
+
+def plain(resources):
+    """Numbers and names among resources of the command line or a profile; no expressions."""
+    given = {name: getattr(each, "raw", each) for name, each in (resources or {}).items()}
+    return {name: each for name, each in given.items() if isinstance(each, (int, str))}
 
 
 def of_runs(pattern, name):

@@ -2,6 +2,7 @@
 
 
 rule propose:
+    localrule: True
     input:
         sections("propose"),
         proposals=earlier_proposals,
@@ -48,11 +49,11 @@ rule trials:
     threads: threads_of_study
     retries: GOES_ON
     resources:
-        mem_mb=8000,
-        runtime=1380,
+        **asks(8000, 1380, trains=True, goes_on=True),
         tries=lambda w, attempt: attempt,
     shell:
-        "swath --log {log:q} trials --config results/{wildcards.experiment:q}/config"
+        "swath --log {log:q} --gpus {resources.devices} trials"
+        " --config results/{wildcards.experiment:q}/config"
         " --patches {input.patches:q} --split {params.split:q} --proposal {input.proposal:q}"
         " --generation {wildcards.generation:q} --rung {wildcards.rung:q} --slots {params.slots:q}"
         " --code {params.trained_by:q} --state state/runs --out {output:q} --minutes {resources.runtime}"
@@ -80,10 +81,10 @@ rule worker:
     threads: threads_of_study
     retries: GOES_ON
     resources:
-        mem_mb=8000,
-        runtime=1380,
+        **asks(8000, 1380, trains=True, goes_on=True),
     shell:
-        "swath --log {log:q} worker --config results/{wildcards.experiment:q}/config"
+        "swath --log {log:q} --gpus {resources.devices} worker"
+        " --config results/{wildcards.experiment:q}/config"
         " --patches {input.patches:q} --split {params.split:q} --name worker{wildcards.shard:q}"
         " --code {params.trained_by:q} --state state/runs"
         " --studies state/studies/{wildcards.experiment:q} --out {output:q}"
@@ -91,6 +92,7 @@ rule worker:
 
 
 rule best:
+    localrule: True
     input:
         sections("best"),
         proposals=all_proposals,
@@ -142,17 +144,18 @@ rule final:
     threads: threads_of_study
     retries: GOES_ON
     resources:
-        mem_mb=8000,
-        runtime=1380,
+        **asks(8000, 1380, trains=True, goes_on=True),
         tries=lambda w, attempt: attempt,
     shell:
-        "swath --log {log:q} final --config results/{wildcards.experiment:q}/config"
+        "swath --log {log:q} --gpus {resources.devices} final"
+        " --config results/{wildcards.experiment:q}/config"
         " --patches {input.patches:q} --split {params.split:q} --study {input.study:q}"
         " --slots {params.slots:q} --code {params.trained_by:q} --state state/runs --out {output:q}"
         " --minutes {resources.runtime} --attempt {resources.tries}"
 
 
 rule elect:
+    localrule: True
     input:
         sections("elect"),
         study="results/{experiment}/study/trials.json",
@@ -234,6 +237,7 @@ use rule evaluate as evaluate_winner with:
 
 
 rule conclude:
+    localrule: True
     input:
         elected="results/{experiment}/study/elected.json",
         scores=winner_scores,
