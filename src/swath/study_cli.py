@@ -122,7 +122,7 @@ def trials(
     sweep, sections, sought = _read("trials", config)
     proposed = read_json(proposal)
     first = rungs.first_of(sweep, generation)
-    epochs = rungs.budgets(sweep["epochs"], sweep["eta"], sweep["rungs"])
+    epochs = rungs.budgets(sweep)
     earlier = [row for path in below or [] for row in read_json(path)]
     which = _slots(slots)
     order = rungs.promoted(earlier, max(which) + 1, sought) if rung else []
@@ -173,7 +173,7 @@ def worker(
 
     sweep, sections, sought = _read("worker", config)
     check_device(sections["trainer"], processes=1)
-    epochs = rungs.budgets(sweep["epochs"], sweep["eta"], sweep["rungs"])
+    epochs = rungs.budgets(sweep)
     opened, version = open_set(patches)
     parts, statistics, dealt_by = parts_of(split, 0), statistics_of(split, 0), digest_of(split)
     # Trials of other data, code or settings are none of this study's; a wider range or more trials
@@ -290,7 +290,7 @@ def final(
     sweep, sections, _ = _read("final", config)
     collected = read_json(study)
     sought = [s["name"] for s in collected["objectives"]]
-    epochs = rungs.budgets(sweep["epochs"], sweep["eta"], sweep["rungs"])[-1]
+    epochs = rungs.budgets(sweep)[-1]
     which = _slots(slots)
     runs = [
         (number, fold, seed)
@@ -569,7 +569,7 @@ def _with_budget(
     from swath.plan import with_params
     from swath.study.rungs import budgets
 
-    epochs = budgets(sweep["epochs"], sweep["eta"], sweep["rungs"])[-1]
+    epochs = budgets(sweep)[-1]
     values = {"trainer.epochs": epochs, **params}
     return values, with_params(sections, values)
 

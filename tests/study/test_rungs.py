@@ -49,7 +49,7 @@ def sweep(**given) -> dict:
 
 def test_a_study_of_eight() -> None:
     assert slots(8, 2, 4) == [8, 4, 2, 1]
-    assert budgets(3, 2, 4) == [3, 6, 12, 24]
+    assert budgets({"epochs": 3, "eta": 2, "rungs": 4}) == [3, 6, 12, 24]
     assert shards(8, 3) == [range(0, 3), range(3, 6), range(6, 8)]
 
 
@@ -62,7 +62,7 @@ def test_rungs_get_narrower(trials, eta, rungs) -> None:
 
 @given(counts, etas, depths)
 def test_budgets_grow_by_eta(epochs, eta, rungs) -> None:
-    found = budgets(epochs, eta, rungs)
+    found = budgets({"epochs": epochs, "eta": eta, "rungs": rungs})
     assert found[0] == epochs
     assert all(b == eta * a for a, b in pairwise(found))
 

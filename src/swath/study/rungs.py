@@ -68,9 +68,9 @@ def slots(trials: int, eta: int, rungs: int) -> list[int]:
     return [trials // eta**rung for rung in range(rungs)]
 
 
-def budgets(epochs: int, eta: int, rungs: int) -> list[int]:
+def budgets(sweep: dict[str, Any]) -> list[int]:
     """Epochs, counted from the start, that a trial has trained at the end of each rung."""
-    return [epochs * eta**rung for rung in range(rungs)]
+    return [sweep["epochs"] * sweep["eta"] ** rung for rung in range(sweep["rungs"])]
 
 
 def shards(count: int, per_job: int) -> list[range]:
@@ -92,7 +92,7 @@ def per_job(sweep: dict[str, Any], rung: int, epoch_s: float | None = None) -> i
     if epoch_s is None:
         # Jobs that take about as long on each rung.
         return max(1, PER_JOB // sweep["eta"] ** rung)
-    epochs = budgets(sweep["epochs"], sweep["eta"], sweep["rungs"])
+    epochs = budgets(sweep)
     own = epochs[rung] - (epochs[rung - 1] if rung else 0)
     return max(1, min(MOST_PER_JOB, int(JOB_S / max(1e-3, own * epoch_s))))
 

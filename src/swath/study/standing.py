@@ -90,7 +90,7 @@ def _training(name: str, runs: Path, rows: list[Row], first: Objective) -> dict[
 
 def _rungs_of(sweep: dict[str, Any], rows: list[Row], now: dict[int, Row]) -> list[str]:
     """A line a rung: how many trials have passed it, of how many."""
-    budgets = rungs.budgets(sweep["epochs"], sweep["eta"], sweep["rungs"])
+    budgets = rungs.budgets(sweep)
     wide = [0] * sweep["rungs"]
     for size in rungs.generations(sweep):
         for rung, count in enumerate(rungs.slots(size, sweep["eta"], sweep["rungs"])):
