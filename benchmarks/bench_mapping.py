@@ -32,8 +32,8 @@ from swath.data.layouts import open_source
 from swath.data.scene import Scene
 from swath.learn.batches import Normalise
 from swath.learn.mapping import SceneMap, map_scene
+from swath.learn.networks import build
 from swath.learn.predict import Trained, opened
-from swath.learn.train import build
 
 PRECISIONS = ("fp32", "bf16")
 SIDES = (256, 512, 1024)

@@ -28,7 +28,7 @@ from swath.data.patches import contents_of
 from swath.data.patchset import PatchSet
 from swath.data.scene import Scene
 from swath.learn.attempts import Stop
-from swath.learn.train import build
+from swath.learn.networks import build
 
 CLASSES = ["Water", "Forest", "Pasture"]
 BANDS = ["red", "green", "blue", "nir"]

@@ -13,8 +13,8 @@ import torch
 from swath.data.card import UNLABELLED
 from swath.learn import calibrate as module
 from swath.learn.calibrate import calibrate, fit_temperature
+from swath.learn.networks import load
 from swath.learn.predict import predict_patches
-from swath.learn.train import load
 from swath.study.scores import calibration_error, reliability
 
 

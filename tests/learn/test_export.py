@@ -13,7 +13,7 @@ from swath.errors import RunError
 from swath.learn import export
 from swath.learn.batches import Normalise
 from swath.learn.export import export_onnx
-from swath.learn.train import load
+from swath.learn.networks import load
 
 
 def test_a_package_that_is_not_there_is_named(save_model, tmp_path, monkeypatch) -> None:

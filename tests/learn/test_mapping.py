@@ -25,8 +25,8 @@ from swath.errors import DataError, RunError
 from swath.learn import mapping
 from swath.learn.batches import Normalise
 from swath.learn.mapping import map_scene, windows_for
+from swath.learn.networks import load
 from swath.learn.predict import Trained
-from swath.learn.train import load
 
 BANDS = ["red", "green", "blue", "nir"]
 COLOURS = ["#1f4fd8", "#1b7837", "#66c2a5"]

@@ -17,9 +17,10 @@ import swath.learn.train as training
 from swath import registry, settings
 from swath.errors import ConfigError, RunError
 from swath.learn.batches import Batches
+from swath.learn.networks import build, load
 from swath.learn.optim import Averaged, has_stalled, prepare, schedule
 from swath.learn.predict import predict_patches
-from swath.learn.train import build, load, train
+from swath.learn.train import train
 
 OPTIMIZERS = list(registry.entries("optim"))
 CNN = {"model__width": 4, "model__blocks": 1}

@@ -12,8 +12,8 @@ import torch
 
 from swath.errors import RunError
 from swath.learn.batches import Batches
+from swath.learn.networks import load
 from swath.learn.predict import Trained, opened, predict_patches
-from swath.learn.train import load
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from swath.errors import RunError
 from swath.learn.calibrate import calibrate
+from swath.learn.networks import load
 from swath.learn.predict import predict_patches
 from swath.learn.symmetry import SymmetryAveraged
-from swath.learn.train import load
 
 
 def eight(image: Tensor) -> list[Tensor]:

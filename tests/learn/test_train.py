@@ -13,7 +13,8 @@ import torch
 
 from swath.errors import RunError
 from swath.learn import batches
-from swath.learn.train import load, train
+from swath.learn.networks import load
+from swath.learn.train import train
 
 
 def parts_of(count: int) -> np.ndarray:

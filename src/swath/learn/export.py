@@ -22,8 +22,7 @@ from swath.errors import RunError
 from swath.files import whole
 from swath.learn.answers import are_several
 from swath.learn.batches import Normalise
-from swath.learn.tasks import in_unit
-from swath.learn.train import load
+from swath.learn.networks import in_unit, load
 
 log = logging.getLogger(__name__)
 

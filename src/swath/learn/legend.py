@@ -19,8 +19,8 @@ from torch import Tensor
 
 from swath.data.card import UNLABELLED
 from swath.learn.answers import are_several
+from swath.learn.networks import in_unit
 from swath.learn.predict import Trained
-from swath.learn.tasks import in_unit
 
 STEPS = 250
 """Probabilities and uncertainty are stored in steps of 1/250; 255 is no data."""

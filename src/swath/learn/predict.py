@@ -18,8 +18,7 @@ from swath.errors import RunError
 from swath.learn.answers import Answer, are_several, decided, joined
 from swath.learn.batches import Batches
 from swath.learn.memory import room_for
-from swath.learn.tasks import in_unit
-from swath.learn.train import BF16_LEAST_PX, load
+from swath.learn.networks import BF16_LEAST_PX, in_unit, load
 
 log = logging.getLogger(__name__)
 

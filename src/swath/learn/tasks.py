@@ -34,6 +34,7 @@ from torchmetrics.utilities.data import dim_zero_cat
 
 from swath.data.card import UNLABELLED
 from swath.errors import RunError
+from swath.learn.networks import in_unit
 from swath.registry import NonNegative, Positive, Share, registered
 
 TINY = torch.finfo(torch.float32).tiny
@@ -262,11 +263,6 @@ def deviating(
     wanted = (label.where(known, scale[0]) - scale[0]) / scale[1]
     off = torch.where(known, answer.squeeze(1) - wanted, 0.0)
     return cost(off).sum() / known.sum().clamp(min=1)
-
-
-def in_unit(answer: Tensor, scale: tuple[float, float]) -> Tensor:
-    """Numbers (batch[, y, x]) in the target's unit, from an answer (batch, 1[, y, x])."""
-    return answer.float().squeeze(1) * scale[1] + scale[0]
 
 
 def weights_of(contents: Contents, classes: Sequence[str], kind: str, beta: float) -> Tensor:

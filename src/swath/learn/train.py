@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 import logging
 import warnings
 from collections.abc import Callable, Sequence
@@ -35,16 +34,12 @@ from swath.learn.augment import Batch
 from swath.learn.batches import Batches, suited_shuffle
 from swath.learn.compiling import Forward, compiled, step_s
 from swath.learn.memory import enough_memory
+from swath.learn.networks import BF16_LEAST_PX, build, in_layout, settings_of
 from swath.learn.optim import Averaged, prepare
-from swath.learn.symmetry import SymmetryAveraged
 from swath.learn.tasks import Task
 from swath.learn.together import Together, joined
 
 log = logging.getLogger(__name__)
-
-BF16_LEAST_PX = 8
-"""On a CPU, torch 2.13 convolves patches of 3 px in bf16 to NaN now and then (one pass in sixty),
-from memory that nobody has written; from 8 px on none was seen."""
 
 LEAST_CHANNELS = 16
 """On a CPU, oneDNN up to 3.12 writes past its memory in the backward pass of a strided 1 x 1
@@ -256,42 +251,6 @@ def train(
     )
 
 
-def build(model: dict[str, Any], bands: int, classes: int) -> nn.Module:
-    """The network that a model section names."""
-    network: nn.Module = registry.load("model", model["name"])(bands, classes, **_settings(model))
-    return network
-
-
-def load(path: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """A trained network in evaluation mode, and the facts saved with it.
-
-    Raises:
-        RunError: the file is no model of swath's. It is read as data: no code in it runs.
-    """
-    try:
-        saved = torch.load(path, weights_only=True, map_location="cpu")
-        # Until it is calibrated, a network is as sure as it says.
-        facts = {"temperature": 1.0, "tta": False, "data": {}} | json.loads(saved["facts"])
-        network = build(facts["model"], len(facts["bands"]), len(facts["classes"]))
-        network.load_state_dict(saved["weights"])
-    except FileNotFoundError:
-        raise RunError("there is no such model", where=path, mend="run the stage `train`") from None
-    except Exception as broken:
-        reason = str(broken).splitlines()[0] if str(broken) else type(broken).__name__
-        raise RunError(
-            f"is not a model of swath's ({reason})", where=path, mend="train it again"
-        ) from None
-    network = in_layout(network, facts["channels_last"])
-    return (SymmetryAveraged(network) if facts["tta"] else network).eval(), facts
-
-
-def in_layout(network: nn.Module, channels_last: bool) -> nn.Module:
-    """The network with its weights laid out as its batches are."""
-    if channels_last:
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return network
-
-
 def _task(section: dict[str, Any], patches: PatchSet, training: NDArray[np.int64]) -> Task:
     """The task that a section names, if the patches have its labels."""
     numbers, regresses = bool(patches.facts.get("target")), section["name"] == "regression"
@@ -303,7 +262,9 @@ def _task(section: dict[str, Any], patches: PatchSet, training: NDArray[np.int64
             mend="choose another task",
         )
     held = _held(patches, training) if numbers else patches.contents[training]
-    task: Task = registry.load("task", section["name"])(held, patches.classes, **_settings(section))
+    task: Task = registry.load("task", section["name"])(
+        held, patches.classes, **settings_of(section)
+    )
     if not numbers and task.labels != patches.facts["labels"]:
         raise RunError(
             f"learns a label by {task.labels}, the patches have one by {patches.facts['labels']}",
@@ -648,10 +609,6 @@ def _time_step(network: nn.Module, image: Tensor, precision: str, channels_last:
     layout = torch.channels_last if channels_last else torch.contiguous_format
     network.to(memory_format=layout)  # type: ignore[call-overload]
     return step_s(network, network, image.contiguous(memory_format=layout), precision)
-
-
-def _settings(section: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in section.items() if k != "name"}
 
 
 @functools.cache
