@@ -5,7 +5,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run repro test lint format bench docs clean lock
+.PHONY: help setup run repro test slurm-up slurm-down test-slurm lint format bench docs clean lock
 
 ARGS ?=
 PYTHON ?=
@@ -26,7 +26,7 @@ FIND_PYTHON = for python in $(CANDIDATES); do \
 PINS := cat pyproject.toml constraints.txt | cksum
 
 help:  ## show these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: $(STAMP)  ## create .venv with the pinned packages (run, test, ... do it by themselves)
 
@@ -54,6 +54,16 @@ repro: $(STAMP)  ## the same by DVC: dvc repro, then `dvc metrics show` and `dvc
 # Two processes of one thread each: torch in two processes would otherwise ask for every core twice.
 test: $(STAMP)  ## run the tests
 	@$(IN_ENV) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope $(ARGS)
+
+# A Slurm is the whole machine's: it needs root and the machine's own Python alone.
+slurm-up:  ## start a Slurm of two nodes on this machine, for tests (as root; installs Debian's packages)
+	@$(FIND_PYTHON); "$$python" tests/servers/slurm.py up
+
+slurm-down:  ## end it
+	@$(FIND_PYTHON); "$$python" tests/servers/slurm.py down
+
+test-slurm: $(STAMP)  ## run the tests that need it
+	@$(IN_ENV) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm $(ARGS)
 
 lint: $(STAMP)  ## check format, style, types and the workflow
 	$(BIN)/ruff format --check .
