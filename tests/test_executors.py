@@ -23,7 +23,7 @@ def of(asked: Asked = TRAINS, executor: str = "slurm", **more: Any) -> dict[str,
 
 
 def test_a_job_without_a_network_asks_for_no_gpu() -> None:
-    asked = of(COUNTS, site={"gpu": 2, "gpu_model": "a100"})
+    asked = of(COUNTS, site={"site_gpu": 2, "site_gpu_model": "a100"})
     assert {name: asked[name] for name in asked if name in BARE} == {"mem_mb": 4000, "runtime": 60}
     assert "gpu" not in asked and "gpu_model" not in asked
 
@@ -46,11 +46,11 @@ def test_what_goes_on_from_a_checkpoint_takes_the_time_that_there_is() -> None:
     ("device", "site", "given", "count"),
     [
         ("auto", {}, {}, 0),
-        ("auto", {"gpu": 2}, {}, 2),
-        ("auto", {"gpu": 2}, {"gpu": 0}, 0),
+        ("auto", {"site_gpu": 2}, {}, 2),
+        ("auto", {"site_gpu": 2}, {"gpu": 0}, 0),
         ("auto", {}, {"gpu": 4}, 4),
-        ("cpu", {"gpu": 2}, {}, 0),
-        ("gpu", {"gpu": 0}, {}, 1),
+        ("cpu", {"site_gpu": 2}, {}, 0),
+        ("gpu", {"site_gpu": 0}, {}, 1),
     ],
 )
 def test_gpus(device: str, site: dict[str, Any], given: dict[str, Any], count: int) -> None:
@@ -69,7 +69,7 @@ def test_gpus(device: str, site: dict[str, Any], given: dict[str, Any], count: i
     ],
 )
 def test_each_executor_is_told_in_its_words(executor: str, words: dict[str, Any]) -> None:
-    asked = of(executor=executor, site={"gpu": 1, "gpu_model": "a100"})
+    asked = of(executor=executor, site={"site_gpu": 1, "site_gpu_model": "a100"})
     assert {name: asked.get(name) for name in words} == words
     others = {"gpu_manufacturer", "scale", "_gpus", "nvidia_gpu"} - set(words)
     assert not others & set(asked)
@@ -80,9 +80,9 @@ def test_kubernetes_is_not_told_of_no_gpu() -> None:
 
 
 def test_google_grants_several_gpus_of_one_kind_alone() -> None:
-    assert of(executor="googlebatch", site={"gpu": 2})["nvidia_gpu"] == 2
+    assert of(executor="googlebatch", site={"site_gpu": 2})["nvidia_gpu"] == 2
     with pytest.raises(RunError, match="gpu=2 gpu_model=a100: its plugin asks for several"):
-        of(executor="googlebatch", site={"gpu": 2, "gpu_model": "a100"})
+        of(executor="googlebatch", site={"site_gpu": 2, "site_gpu_model": "a100"})
 
 
 def test_several_nodes_are_started_by_srun() -> None:
@@ -125,4 +125,4 @@ def test_a_site_is_told_to_every_job() -> None:
     done = read("slurm", SWATH_SLURM_ACCOUNT="lab", SWATH_SLURM_PARTITION="", SWATH_GPU="2")
     told = yaml.safe_load(done.stdout)["default-resources"]
     assert told["slurm_account"] == "lab" and not told["slurm_partition"]
-    assert told["gpu"] == 2 and told["runtime"] == 1380
+    assert told["site_gpu"] == 2 and told["runtime"] == 1380

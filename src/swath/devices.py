@@ -28,7 +28,7 @@ def gpus_here(environ: Mapping[str, str] = os.environ) -> list[str]:
     """The NVIDIA GPUs that a process on this machine may use, as CUDA_VISIBLE_DEVICES names them.
 
     Asks the driver, not torch, whose import takes seconds. For other makes say `--resources gpu=N`
-    and `--default-resources gpu=1`.
+    and `--default-resources site_gpu=1`.
     """
     if (named := environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [each.strip() for each in named.split(",") if each.strip() not in ("", "-1")]
@@ -62,7 +62,7 @@ def take(count: int, *, locks: Path | None = None, wait_s: float = 2.0) -> list[
         raise RunError(
             f"{count} GPUs are asked for, this machine has {len(here)}",
             where="--gpus",
-            mend="ask for fewer: snakemake --default-resources gpu=0 trains on processors",
+            mend="ask for fewer: snakemake --default-resources site_gpu=0 trains on processors",
         )
     locks = locks or Path(tempfile.gettempdir())
     told = False

@@ -1,8 +1,9 @@
 """What jobs ask of the machines that run them, in one vocabulary, spelled as each executor has it.
 
 A rule says `mem_mb`, `runtime` (minutes), `gpu`, `gpu_model` and `nodes`; its threads are the
-processors. What a site has stands among the `default-resources` of its profile; a person overrides
-a rule by `--set-resources RULE:gpu=2`. Snakemake's plugins want the same in words of their own.
+processors. What a site has stands among the `default-resources` of its profile, its GPUs under
+names of their own: a `gpu` there would be every job's. A person overrides a rule by
+`--set-resources RULE:gpu=2`. Snakemake's plugins want the same in words of their own.
 
 Source:
     The documentation of snakemake-executor-plugin-slurm 2.8.0, -kubernetes 0.5.1,
@@ -61,7 +62,8 @@ def spelled(
     Args:
         asked: what its rule asks for.
         executor: whose words are wanted: slurm, kubernetes, aws-batch, googlebatch, or any other.
-        site: what the site has for a job: `gpu`, `gpu_model`, and `runtime`, its longest.
+        site: what the site has for a job: `runtime`, its longest; `site_gpu` and `site_gpu_model`
+            for one with a network.
         given: what a person has set for this rule.
         attempt: counted from 1.
         device: trainer.device; `cpu` asks for no GPU, `gpu` always for one.
@@ -73,7 +75,7 @@ def spelled(
     runtime = limit if asked.goes_on else min(asked.runtime * attempt, max(limit, asked.runtime))
     gpu = 0
     if asked.trains and device != "cpu":
-        gpu = int(given.get("gpu", site.get("gpu", 0) or (device == "gpu")))
+        gpu = int(given.get("gpu", site.get("site_gpu", 0) or (device == "gpu")))
     nodes = int(given.get("nodes", 1))
     tasks = max(gpu, nodes)
     found: dict[str, Resource] = {
@@ -85,7 +87,7 @@ def spelled(
     }
     if gpu:
         found["gpu"] = gpu
-        if model := given.get("gpu_model", site.get("gpu_model", "")):
+        if model := given.get("gpu_model", site.get("site_gpu_model", "")):
             found["gpu_model"] = model
     if nodes > 1:
         if executor in ("kubernetes", "aws-batch", "googlebatch"):

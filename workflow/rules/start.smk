@@ -160,7 +160,7 @@ def gpus():
     found = len(devices.gpus_here()) if here else 0
     if found and "gpu" not in workflow.global_resources:
         workflow.global_resources["gpu"] = found
-    return {"gpu": 1} if found else {}
+    return {"site_gpu": 1} if found else {}
 
 
 def plain(resources):
