@@ -86,12 +86,13 @@ def test_google_grants_several_gpus_of_one_kind_alone() -> None:
 
 
 def test_several_nodes_are_started_by_srun() -> None:
-    asked = of(given={"nodes": 2, "gpu": 4})
-    assert asked["launch"] == "srun --ntasks=4 --nodes=2 "
+    asked = of(given={"nodes": 2, "gpu": 4}, threads=6)
+    assert asked["launch"] == ("srun --nodes=2 --ntasks=4 --cpus-per-task=6 --kill-on-bad-exit=1 ")
     assert [asked[name] for name in ("nodes", "mpi", "tasks", "tasks_per_gpu")] == [2, "srun", 4, 1]
     assert asked["devices"] == 0, "each process is given its own by Slurm"
     without = of(given={"nodes": 2})
     assert without["tasks"] == 2 and "tasks_per_gpu" not in without
+    assert of(given={"nodes": 2}, site={"site_gpu": 1})["gpu"] == 2, "one for each node"
 
 
 @pytest.mark.parametrize("executor", ["kubernetes", "aws-batch", "googlebatch"])

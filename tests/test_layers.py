@@ -23,6 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "launch": {"errors"},
     "devices": {"errors"},
     "executors": {"errors"},
+    "slurm": {"errors"},
     "registry": {"errors"},
     "settings": {"registry", "errors", "data"},
     # Of a study its shape and its space, which are known before it runs.

@@ -52,6 +52,7 @@ def spelled(
     site: Mapping[str, Resource],
     given: Mapping[str, Resource],
     attempt: int = 1,
+    threads: int = 1,
     device: str = "auto",
 ) -> dict[str, Resource]:
     """The resources of a job, by the names of `NAMES`; what is absent is not asked for.
@@ -66,6 +67,7 @@ def spelled(
             for one with a network.
         given: what a person has set for this rule.
         attempt: counted from 1.
+        threads: of each process.
         device: trainer.device; `cpu` asks for no GPU, `gpu` always for one.
 
     Raises:
@@ -78,11 +80,17 @@ def spelled(
         gpu = int(given.get("gpu", site.get("site_gpu", 0) or (device == "gpu")))
     nodes = int(given.get("nodes", 1))
     tasks = max(gpu, nodes)
+    if gpu:
+        gpu = tasks  # one at least for each node
     found: dict[str, Resource] = {
         "mem_mb": asked.mem_mb * (1 + attempt) // 2,
         "runtime": runtime,
         # Of several nodes the processes are started by srun, a GPU for each.
-        "launch": f"srun --ntasks={tasks} --nodes={nodes} " if nodes > 1 else "",
+        # It knows nothing of the job's request, of which Snakemake's plugin leaves it no word.
+        "launch": f"srun --nodes={nodes} --ntasks={tasks} --cpus-per-task={threads} "
+        "--kill-on-bad-exit=1 "
+        if nodes > 1
+        else "",
         "devices": 0 if nodes > 1 else gpu,
     }
     if gpu:

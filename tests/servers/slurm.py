@@ -1,8 +1,9 @@
 """A real Slurm on this machine for the tests: `python tests/servers/slurm.py up`, or `down`.
 
 Two nodes of sixteen (declared) cores and one pretended GPU each, accounting, enforced memory, and a
-partition whose jobs are preempted by another's. All of it listens on the loopback alone. It needs
-root and Debian's packages, which it installs where they are missing, and no systemd.
+partition (work) whose jobs are preempted by another's (urgent). A third node, of the partition
+bare, does not see the folder SHARED. All of it listens on the loopback alone. It needs root and
+Debian's packages, which it installs where they are missing, and no systemd.
 
 The plugin of Snakemake drops SLURM_CONF, so the configuration must lie in /etc/slurm: as links,
 which `down` takes away. A Slurm that this machine has of its own is left alone.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import socket
@@ -25,7 +27,8 @@ from pathlib import Path
 BASE = Path("/var/lib/swath-slurm")
 CONFIGURED = Path("/etc/slurm")
 PACKAGES = ("slurm-wlm", "slurmdbd", "munge", "mariadb-server")
-NODES = {"n1": 6821, "n2": 6822}
+SHARED = BASE / "shared"
+NODES = {"n1": 6821, "n2": 6822, "n3": 6823}
 LIMIT_S = 120.0
 
 FILES = {
@@ -56,6 +59,7 @@ AccountingStoragePort=6819
 AccountingStoragePass={base}/munge.socket
 AccountingStorageEnforce=associations,limits
 AccountingStorageTRES=gres/gpu
+AccountingStoreFlags=job_comment
 # Nobody waits for a scheduler that has only this machine to look after.
 SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=0,sched_min_interval=0
 MinJobAge=600
@@ -68,8 +72,10 @@ JobRequeue=1
 SlurmdParameters=config_overrides
 NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={n1} CPUs=16 RealMemory=64000 Gres=gpu:1
 NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={n2} CPUs=16 RealMemory=64000 Gres=gpu:1
-PartitionName=work Nodes=ALL Default=YES MaxTime=24:00:00 PriorityTier=1
-PartitionName=urgent Nodes=ALL MaxTime=24:00:00 PriorityTier=2
+NodeName=n3 NodeHostname={host} NodeAddr=127.0.0.1 Port={n3} CPUs=16 RealMemory=64000
+PartitionName=work Nodes=n[1-2] Default=YES MaxTime=24:00:00 PriorityTier=1
+PartitionName=urgent Nodes=n[1-2] MaxTime=24:00:00 PriorityTier=2
+PartitionName=bare Nodes=n3 MaxTime=24:00:00
 """,
     "slurmdbd.conf": """
 DbdHost={host}
@@ -142,14 +148,15 @@ def install() -> None:
 
 
 DAEMONS = {
-    "munged": "munged --foreground --force --num-threads=10 --key-file={base}/munge.key --socket={base}/munge.socket "
-    "--seed-file={base}/munge.seed --pid-file={base}/munge.pid --log-file={base}/munge.log",
+    "munged": "munged --foreground --force --num-threads=10 --key-file={base}/munge.key "
+    "--socket={base}/munge.socket --seed-file={base}/munge.seed --pid-file={base}/munge.pid --log-file={base}/munge.log",
     "mariadbd": "mariadbd --no-defaults --user=mysql --datadir={base}/mariadb --skip-networking "
     "--socket={base}/mariadb/socket --innodb-buffer-pool-size=64M "
     "--innodb-lock-wait-timeout=900",
     "slurmdbd": "slurmdbd -D",
     "slurmctld": "slurmctld -D",
     **{f"slurmd-{node}": f"slurmd -D -N {node}" for node in NODES},
+    "slurmd-n3": "unshare --mount sh -c 'mount -t tmpfs none {shared} && exec slurmd -D -N n3'",
 }
 """In the order of their start, each in the foreground."""
 
@@ -174,7 +181,7 @@ def start(name: str) -> None:
     if running(name):
         return
     process = subprocess.Popen(
-        DAEMONS[name].format(base=BASE).split(),
+        shlex.split(DAEMONS[name].format(base=BASE, shared=SHARED)),
         stdin=subprocess.DEVNULL, stdout=(BASE / f"{name}.log").open("a"),
         stderr=subprocess.STDOUT, start_new_session=True,
         env={**os.environ, "MYSQL_UNIX_PORT": str(BASE / "mariadb/socket")},
@@ -191,7 +198,7 @@ def up() -> None:
         if link.exists() and link.resolve() != BASE / name:
             fail(f"{link} is of a Slurm that this machine has of its own, which is left alone")
     install()
-    for folder in (BASE / "ctld", *(BASE / node for node in NODES)):
+    for folder in (SHARED, BASE / "ctld", *(BASE / node for node in NODES)):
         folder.mkdir(parents=True, exist_ok=True)
     CONFIGURED.mkdir(exist_ok=True)
     for name, text in FILES.items():
@@ -211,14 +218,17 @@ def up() -> None:
     start("mariadbd")
     until("MariaDB", (BASE / "mariadb/socket").exists)
     start("slurmdbd")
-    until("accounting", lambda: not run("sacctmgr", "-n", "list", "cluster", check=False).returncode)
+    until(
+        "accounting", lambda: not run("sacctmgr", "-n", "list", "cluster", check=False).returncode
+    )
     if "swath" not in says("sacctmgr", "-nP", "list", "cluster", "format=cluster"):
         run("sacctmgr", "-i", "add", "cluster", "swath")
         run("sacctmgr", "-i", "add", "account", "tests", "cluster=swath")
         run("sacctmgr", "-i", "add", "user", "root", "account=tests", "defaultaccount=tests")
     for name in DAEMONS:
         start(name)
-    until("two idle nodes", lambda: says("sinfo", "-hN", "-p", "work", "-o", "%T").split() == ["idle"] * 2)
+    ready = ["idle"] * len(NODES)
+    until("the nodes", lambda: says("sinfo", "-hN", "-p", "work,bare", "-o", "%T").split() == ready)
 
 
 def down() -> None:

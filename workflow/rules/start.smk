@@ -8,7 +8,7 @@ import re
 import sys
 from pathlib import Path
 
-from swath import devices, executors, plan
+from swath import devices, executors, plan, slurm
 from swath.data.card import FETCHED_BY
 from swath.errors import SwathError
 from swath.files import write_json
@@ -83,6 +83,22 @@ def write_sections(experiments):
     return held
 
 
+def plain(resources):
+    """Numbers and names among resources of the command line or a profile; no expressions."""
+    given = {name: getattr(each, "raw", each) for name, each in (resources or {}).items()}
+    return {name: each for name, each in given.items() if isinstance(each, (int, str))}
+
+
+def ask_slurm():
+    """Whether it can run what is asked for, and to be done with the jobs of an earlier start."""
+    site = plain(workflow.resource_settings.default_resources)
+    site |= {"gpu": site.get("site_gpu", 0), "gpu_model": site.get("site_gpu_model", "")}
+    slurm.check(site, "workflow/profiles/slurm")
+    for rulename, given in workflow.resource_settings.overwrite_resources.items():
+        slurm.check(site | plain(given), f"--set-resources {rulename}")
+    slurm.wait_for_jobs(Path.cwd(), lambda line: print(f"swath: {line}", flush=True))
+
+
 # `--config experiment=a set="b=c"`; several names are divided by spaces or commas. `conf` names a
 # folder with configuration of one's own, beside swath's.
 NAMES = re.split(r"[\s,]+", str(config.get("experiment", "embedded")).strip())
@@ -95,6 +111,8 @@ try:
     EXPERIMENTS = {name: plan.compose(TREE, name, str(config.get("set", ""))) for name in NAMES}
     DATASETS = plan.datasets(EXPERIMENTS.values())
     LOCK_HELD = write_sections(EXPERIMENTS) if workflow.is_main_process else None
+    if workflow.is_main_process and workflow.executor_plugin.name == "slurm":
+        ask_slurm()
 except SwathError as wrong:
     stop(wrong)
 
@@ -132,8 +150,8 @@ def asks(mem_mb, runtime, **how):
     asked = executors.Asked(mem_mb, runtime, **how)
 
     def of(name):
-        def resource(wildcards, attempt, rulename):
-            return job_of(asked, rulename, attempt, wildcards.get("experiment")).get(name)
+        def resource(wildcards, attempt, rulename, threads):
+            return job_of(asked, rulename, attempt, threads, wildcards.get("experiment")).get(name)
 
         return resource
 
@@ -141,7 +159,7 @@ def asks(mem_mb, runtime, **how):
 
 
 @functools.cache
-def job_of(asked, rulename, attempt, name):
+def job_of(asked, rulename, attempt, threads, name):
     """The resources of a job, as the executor in use spells them."""
     return executors.spelled(
         asked,
@@ -149,6 +167,7 @@ def job_of(asked, rulename, attempt, name):
         site=gpus() | plain(workflow.resource_settings.default_resources),
         given=plain(workflow.resource_settings.overwrite_resources.get(rulename)),
         attempt=attempt,
+        threads=threads,
         device=EXPERIMENTS[name].sections["trainer"]["device"] if name else "auto",
     )
 
@@ -161,12 +180,6 @@ def gpus():
     if found and "gpu" not in workflow.global_resources:
         workflow.global_resources["gpu"] = found
     return {"site_gpu": 1} if found else {}
-
-
-def plain(resources):
-    """Numbers and names among resources of the command line or a profile; no expressions."""
-    given = {name: getattr(each, "raw", each) for name, each in (resources or {}).items()}
-    return {name: each for name, each in given.items() if isinstance(each, (int, str))}
 
 
 def of_runs(pattern, name):
