@@ -38,7 +38,8 @@ SlurmctldHost={host}(127.0.0.1)
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 SlurmUser=root
 AuthType=auth/munge
-AuthInfo=socket={base}/munge.socket
+# What is queued again starts when the old credential is over.
+AuthInfo=socket={base}/munge.socket,cred_expire=10
 StateSaveLocation={base}/ctld
 SlurmdSpoolDir={base}/%n
 SlurmctldPidFile={base}/ctld/pid
@@ -149,7 +150,8 @@ def install() -> None:
 
 DAEMONS = {
     "munged": "munged --foreground --force --num-threads=10 --key-file={base}/munge.key "
-    "--socket={base}/munge.socket --seed-file={base}/munge.seed --pid-file={base}/munge.pid --log-file={base}/munge.log",
+    "--socket={base}/munge.socket --seed-file={base}/munge.seed --pid-file={base}/munge.pid "
+    "--log-file={base}/munge.log",
     "mariadbd": "mariadbd --no-defaults --user=mysql --datadir={base}/mariadb --skip-networking "
     "--socket={base}/mariadb/socket --innodb-buffer-pool-size=64M "
     "--innodb-lock-wait-timeout=900",

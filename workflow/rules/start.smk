@@ -92,6 +92,8 @@ def plain(resources):
 def ask_slurm():
     """Whether it can run what is asked for, and to be done with the jobs of an earlier start."""
     site = plain(workflow.resource_settings.default_resources)
+    if "slurm_partition" not in site or workflow.output_settings.dryrun:
+        return  # which executor is to be used, Snakemake says later alone
     site |= {"gpu": site.get("site_gpu", 0), "gpu_model": site.get("site_gpu_model", "")}
     slurm.check(site, "workflow/profiles/slurm")
     for rulename, given in workflow.resource_settings.overwrite_resources.items():
@@ -111,7 +113,7 @@ try:
     EXPERIMENTS = {name: plan.compose(TREE, name, str(config.get("set", ""))) for name in NAMES}
     DATASETS = plan.datasets(EXPERIMENTS.values())
     LOCK_HELD = write_sections(EXPERIMENTS) if workflow.is_main_process else None
-    if workflow.is_main_process and workflow.executor_plugin.name == "slurm":
+    if workflow.is_main_process:
         ask_slurm()
 except SwathError as wrong:
     stop(wrong)
