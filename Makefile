@@ -62,8 +62,11 @@ slurm-up:  ## start a Slurm of two nodes on this machine, for tests (as root; in
 slurm-down:  ## end it
 	@$(FIND_PYTHON); "$$python" tests/servers/slurm.py down
 
+# They wait more than they work.
 test-slurm: $(STAMP)  ## run the tests that need it
-	@$(IN_ENV) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm $(ARGS)
+	@$(BIN)/python -c 'import snakemake_executor_plugin_slurm' 2>/dev/null || \
+		$(BIN)/python -m pip install -c constraints.txt -e '.[dev,slurm]'
+	@$(IN_ENV) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist worksteal -m slurm $(ARGS)
 
 lint: $(STAMP)  ## check format, style, types and the workflow
 	$(BIN)/ruff format --check .

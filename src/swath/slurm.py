@@ -10,6 +10,7 @@ from __future__ import annotations
 import getpass
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -88,6 +89,28 @@ def wait_for_jobs(folder: Path, say: Callable[[str], None], every_s: float = 10.
             )
             told = True
         time.sleep(every_s)
+
+
+def without_environment(logs: Path, since: float) -> list[str]:
+    """A line for each job whose node did not see this environment.
+
+    Snakemake can say nothing of it, since it did not start there; Slurm's log of the job can.
+
+    Args:
+        logs: folder of Slurm's logs (.snakemake/slurm_logs).
+        since: seconds since 1970; older logs are of earlier starts.
+    """
+    python = re.escape(sys.executable)
+    missing = re.compile(rf"{python}: (?:not found|No such file or directory)$", re.MULTILINE)
+    found = []
+    for log in sorted(logs.rglob("*.log")):
+        if log.stat().st_mtime >= since and missing.search(log.read_text(errors="replace")):
+            node = " ".join(_lines("sacct", "-nPXj", log.stem, "-o", "nodelist", needed=False))
+            found.append(
+                f"job {log.stem}: node {node or '?'} does not see {sys.executable}; have the "
+                f"environment where all nodes do, or add --exclude={node or 'NODE'} by slurm_extra"
+            )
+    return found
 
 
 def _jobs_in(folder: Path) -> list[str]:

@@ -1,6 +1,6 @@
 """A real Slurm on this machine for the tests: `python tests/servers/slurm.py up`, or `down`.
 
-Two nodes of sixteen (declared) cores and one pretended GPU each, accounting, enforced memory, and a
+Two nodes of 64 (declared) cores and one pretended GPU each, accounting, enforced memory, and a
 partition (work) whose jobs are preempted by another's (urgent). A third node, of the partition
 bare, does not see the folder SHARED. All of it listens on the loopback alone. It needs root and
 Debian's packages, which it installs where they are missing, and no systemd.
@@ -71,9 +71,9 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1
 SlurmdParameters=config_overrides
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={n1} CPUs=16 RealMemory=64000 Gres=gpu:1
-NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={n2} CPUs=16 RealMemory=64000 Gres=gpu:1
-NodeName=n3 NodeHostname={host} NodeAddr=127.0.0.1 Port={n3} CPUs=16 RealMemory=64000
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={n1} CPUs=64 RealMemory=256000 Gres=gpu:1
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={n2} CPUs=64 RealMemory=256000 Gres=gpu:1
+NodeName=n3 NodeHostname={host} NodeAddr=127.0.0.1 Port={n3} CPUs=64 RealMemory=256000
 PartitionName=work Nodes=n[1-2] Default=YES MaxTime=24:00:00 PriorityTier=1
 PartitionName=urgent Nodes=n[1-2] MaxTime=24:00:00 PriorityTier=2
 PartitionName=bare Nodes=n3 MaxTime=24:00:00

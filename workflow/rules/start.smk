@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import time
 from pathlib import Path
 
 from swath import devices, executors, plan, slurm
@@ -17,6 +18,7 @@ from swath.study import rungs
 # Of this file, not of the workflow's first: that may be another repository's, which has swath as a module.
 ROOT = Path(str(workflow.current_basedir)).parent.parent
 PINS = ROOT / "constraints.txt"
+STARTED = time.time()
 
 # How often a training that was stopped or killed is started again, each time from where it was. A
 # number of the command line's or a profile's would repeat every rule's mistakes, too. Only the main
