@@ -14,6 +14,7 @@ rule fetch:
         card=lambda w: plan.hash_of(DATASETS[w.dataset].sections["data"]),
         own=own_scenes,
         config=lambda w, input: Path(input.config).parent,
+        out=subpath(output[0], parent=True),
     log:
         "state/log/fetch-{dataset}.log",
     benchmark:
@@ -21,7 +22,7 @@ rule fetch:
     conda:
         "../../environment.yml"
     shell:
-        "swath --log {log:q} fetch --config {params.config:q} --out data/{wildcards.dataset:q}"
+        "swath --log {log:q} fetch --config {params.config:q} --out {params.out:q}"
         " --state state/fetch/{wildcards.dataset:q}"
 
 
@@ -36,6 +37,7 @@ checkpoint scenes:
         "results/{experiment}/scenes.json",
     params:
         code=code("scenes"),
+        config=subpath(input[0], parent=True),
         dealt_by=dealt_by,
         data=subpath(input.data, parent=True),
     log:
@@ -45,7 +47,7 @@ checkpoint scenes:
     conda:
         "../../environment.yml"
     shell:
-        "swath --log {log:q} scenes --config results/{wildcards.experiment:q}/config"
+        "swath --log {log:q} scenes --config {params.config:q}"
         " --data {params.data:q} --out {output:q}"
 
 
@@ -54,14 +56,16 @@ rule patches:
         ancient(sections("patches")),
         # A shard is named by what it holds: a list with other shards changes nothing in this one.
         scenes=ancient("results/{experiment}/scenes.json"),
+        data=lambda w: ancient(f"data/{EXPERIMENTS[w.experiment].dataset}/manifest.json"),
     output:
         "results/{experiment}/patches/{shard}/manifest.json",
     params:
         # Not an output of its own: the manifest vouches for every file in it.
         out=subpath(output[0], parent=True),
         code=code("patches"),
+        config=subpath(input[0], parent=True),
         cut_by=cut_by,
-        data=lambda w: f"data/{EXPERIMENTS[w.experiment].dataset}",
+        data=subpath(input.data, parent=True),
     log:
         "results/{experiment}/log/patches-{shard}.log",
     benchmark:
@@ -71,7 +75,7 @@ rule patches:
     resources:
         **asks(2000, 240),
     shell:
-        "swath --log {log:q} patches --config results/{wildcards.experiment:q}/config"
+        "swath --log {log:q} patches --config {params.config:q}"
         " --data {params.data:q} --scenes {input.scenes:q} --shard {wildcards.shard:q}"
         " --out {params.out:q}"
 
@@ -87,6 +91,7 @@ rule index:
         contents="results/{experiment}/patches/contents.npy",
     params:
         code=code("index"),
+        config=subpath(input[0], parent=True),
     log:
         "results/{experiment}/log/index.log",
     benchmark:
@@ -96,7 +101,7 @@ rule index:
     resources:
         **asks(4000, 60),
     shell:
-        "swath --log {log:q} index --config results/{wildcards.experiment:q}/config"
+        "swath --log {log:q} index --config {params.config:q}"
         " --scenes {input.scenes:q} --out {output.manifest:q}"
 
 
@@ -110,6 +115,7 @@ rule split:
         "results/{experiment}/splits/{split}/audit.json",
     params:
         code=code("split"),
+        config=subpath(input[0], parent=True),
         data=subpath(input.data, parent=True),
         out=subpath(output[0], parent=True),
     log:
@@ -121,7 +127,7 @@ rule split:
     resources:
         **asks(4000, 60),
     shell:
-        "swath --log {log:q} split --config results/{wildcards.experiment:q}/config"
+        "swath --log {log:q} split --config {params.config:q}"
         " --data {params.data:q} --patches {input.patches:q} --name {wildcards.split:q}"
         " --out {params.out:q}"
 

@@ -67,12 +67,14 @@ rule map:
         sections("map"),
         # A shard is named by what it holds: a list with other shards changes nothing in this one.
         scenes=ancient("results/{experiment}/scenes.json"),
+        data=lambda w: ancient(f"data/{EXPERIMENTS[w.experiment].dataset}/manifest.json"),
         model="results/{experiment}/runs/{split}-fold{fold}-seed{seed}/best.ckpt",
     output:
         "results/{experiment}/maps/{split}-fold{fold}-seed{seed}/shard-{shard}.json",
     params:
         code=code("map"),
-        data=lambda w: f"data/{EXPERIMENTS[w.experiment].dataset}",
+        config=subpath(input[0], parent=True),
+        data=subpath(input.data, parent=True),
     log:
         "results/{experiment}/log/map-{split}-fold{fold}-seed{seed}-{shard}.log",
     benchmark:
@@ -83,8 +85,7 @@ rule map:
     resources:
         **asks(4000, 1380, trains=True, goes_on=True),
     shell:
-        "swath --log {log:q} --gpus {resources.devices} map"
-        " --config results/{wildcards.experiment:q}/config"
+        "swath --log {log:q} --gpus {resources.devices} map --config {params.config:q}"
         " --data {params.data:q} --scenes {input.scenes:q} --shard {wildcards.shard:q}"
         " --model {input.model:q} --code {params.code:q} --state state/maps --out {output:q}"
 
@@ -147,6 +148,7 @@ rule evaluate:
         "results/{experiment}/runs/{split}-fold{fold}-seed{seed}/scores_by_region.parquet",
     params:
         code=code("evaluate"),
+        config=subpath(input[0], parent=True),
         seed=lambda w: w.get("seed", 0),
         out=subpath(output[0], parent=True),
     log:
@@ -158,7 +160,7 @@ rule evaluate:
     resources:
         **asks(4000, 60),
     shell:
-        "swath --log {log:q} evaluate --config results/{wildcards.experiment:q}/config"
+        "swath --log {log:q} evaluate --config {params.config:q}"
         " --patches {input.patches:q} --predictions {input.predictions:q}"
         " --split {wildcards.split:q} --fold {wildcards.fold:q} --seed {params.seed}"
         " --out {params.out:q}"

@@ -12,6 +12,7 @@ rule track:
         "results/{experiment}/runs/{split}-fold{fold}-seed{seed}/tracking.json",
     params:
         code=code("track"),
+        config=subpath(input[0], parent=True),
         run=subpath(input.run, parent=True),
     log:
         "results/{experiment}/log/track-{split}-fold{fold}-seed{seed}.log",
@@ -20,7 +21,7 @@ rule track:
     conda:
         "../../environment.yml"
     shell:
-        "swath --log {log:q} track --config results/{wildcards.experiment:q}/config"
+        "swath --log {log:q} track --config {params.config:q}"
         " --run {params.run:q} --group {wildcards.experiment:q} --spool state/wandb --out {output:q}"
 
 
@@ -33,6 +34,7 @@ rule track_study:
         "results/{experiment}/study/tracking.json",
     params:
         code=code("track_study"),
+        config=subpath(input[0], parent=True),
     log:
         "results/{experiment}/log/track-study.log",
     benchmark:
@@ -40,7 +42,7 @@ rule track_study:
     conda:
         "../../environment.yml"
     shell:
-        "swath --log {log:q} track_study --config results/{wildcards.experiment:q}/config"
+        "swath --log {log:q} track_study --config {params.config:q}"
         " --study {input.study:q} --spool state/wandb --out {output:q}"
 
 
@@ -66,6 +68,7 @@ rule report:
         page="results/{experiment}/report.html",
     params:
         code=code("report"),
+        experiment=subpath(output.page, parent=True),
     log:
         "results/{experiment}/log/report.log",
     benchmark:
@@ -75,5 +78,5 @@ rule report:
     resources:
         **asks(4000, 60),
     shell:
-        "swath --log {log:q} report --experiment results/{wildcards.experiment:q}"
+        "swath --log {log:q} report --experiment {params.experiment:q}"
         " --out {output.page:q}"

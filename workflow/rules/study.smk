@@ -11,6 +11,7 @@ rule propose:
         "results/{experiment}/study/generation{generation}/proposal.json",
     params:
         code=code("propose"),
+        config=subpath(input[0], parent=True),
         known=lambda w, input: told(proposal=input.proposals, result=input.results),
     log:
         "results/{experiment}/log/propose-generation{generation}.log",
@@ -19,7 +20,7 @@ rule propose:
     conda:
         "../../environment.yml"
     shell:
-        "swath --log {log:q} propose --config results/{wildcards.experiment:q}/config"
+        "swath --log {log:q} propose --config {params.config:q}"
         " --generation {wildcards.generation:q} --state state/studies/{wildcards.experiment:q}"
         " --out {output:q} {params.known:q}"
 
@@ -36,6 +37,7 @@ rule trials:
         "results/{experiment}/study/generation{generation}/rung{rung}/shard{shard}.json",
     params:
         code=code("trials"),
+        config=subpath(input[0], parent=True),
         trained_by=code("train"),
         split=subpath(input.split, parent=True),
         below=lambda w, input: told(below=input.below),
@@ -52,8 +54,7 @@ rule trials:
         **asks(8000, 1380, trains=True, goes_on=True),
         tries=lambda w, attempt: attempt,
     shell:
-        "swath --log {log:q} --gpus {resources.devices} trials"
-        " --config results/{wildcards.experiment:q}/config"
+        "swath --log {log:q} --gpus {resources.devices} trials --config {params.config:q}"
         " --patches {input.patches:q} --split {params.split:q} --proposal {input.proposal:q}"
         " --generation {wildcards.generation:q} --rung {wildcards.rung:q} --slots {params.slots:q}"
         " --code {params.trained_by:q} --state state/runs --out {output:q} --minutes {resources.runtime}"
@@ -70,6 +71,7 @@ rule worker:
         "results/{experiment}/study/worker{shard}.json",
     params:
         code=code("worker"),
+        config=subpath(input[0], parent=True),
         trained_by=code("train"),
         split=subpath(input.split, parent=True),
     log:
@@ -83,8 +85,7 @@ rule worker:
     resources:
         **asks(8000, 1380, trains=True, goes_on=True),
     shell:
-        "swath --log {log:q} --gpus {resources.devices} worker"
-        " --config results/{wildcards.experiment:q}/config"
+        "swath --log {log:q} --gpus {resources.devices} worker --config {params.config:q}"
         " --patches {input.patches:q} --split {params.split:q} --name worker{wildcards.shard:q}"
         " --code {params.trained_by:q} --state state/runs"
         " --studies state/studies/{wildcards.experiment:q} --out {output:q}"
@@ -104,6 +105,7 @@ rule best:
         trials="results/{experiment}/study/trials.json",
     params:
         code=code("best"),
+        config=subpath(input[0], parent=True),
         known=lambda w, input: told(
             proposal=input.proposals, result=input.results, worker=input.workers
         ),
@@ -114,7 +116,7 @@ rule best:
     conda:
         "../../environment.yml"
     shell:
-        "swath --log {log:q} best --config results/{wildcards.experiment:q}/config"
+        "swath --log {log:q} best --config {params.config:q}"
         " --name {wildcards.experiment:q} --out {output.trials:q} {params.known:q}"
 
 
@@ -132,6 +134,7 @@ rule final:
         "results/{experiment}/study/final/shard{shard}.json",
     params:
         code=code("final"),
+        config=subpath(input[0], parent=True),
         trained_by=code("train"),
         split=subpath(input.split, parent=True),
         slots=final_slots,
@@ -147,8 +150,7 @@ rule final:
         **asks(8000, 1380, trains=True, goes_on=True),
         tries=lambda w, attempt: attempt,
     shell:
-        "swath --log {log:q} --gpus {resources.devices} final"
-        " --config results/{wildcards.experiment:q}/config"
+        "swath --log {log:q} --gpus {resources.devices} final --config {params.config:q}"
         " --patches {input.patches:q} --split {params.split:q} --study {input.study:q}"
         " --slots {params.slots:q} --code {params.trained_by:q} --state state/runs --out {output:q}"
         " --minutes {resources.runtime} --attempt {resources.tries}"
@@ -169,6 +171,7 @@ rule elect:
         ),
     params:
         code=code("elect"),
+        config=subpath(input[0], parent=True),
         results=lambda w, input: told(result=input.results),
         out=subpath(output[0], parent=True),
     log:
@@ -178,7 +181,7 @@ rule elect:
     conda:
         "../../environment.yml"
     shell:
-        "swath --log {log:q} elect --config results/{wildcards.experiment:q}/config"
+        "swath --log {log:q} elect --config {params.config:q}"
         " --study {input.study:q} --out {params.out:q} {params.results:q}"
 
 
