@@ -5,7 +5,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run repro test slurm-up slurm-down test-slurm lint format bench docs clean lock
+.PHONY: help setup run repro test s3-up s3-down test-s3 slurm-up slurm-down test-slurm lint format bench docs clean lock
 
 ARGS ?=
 PYTHON ?=
@@ -26,7 +26,7 @@ FIND_PYTHON = for python in $(CANDIDATES); do \
 PINS := cat pyproject.toml constraints.txt | cksum
 
 help:  ## show these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: $(STAMP)  ## create .venv with the pinned packages (run, test, ... do it by themselves)
 
@@ -67,6 +67,21 @@ test-slurm: $(STAMP)  ## run the tests that need it
 	@$(BIN)/python -c 'import snakemake_executor_plugin_slurm' 2>/dev/null || \
 		$(BIN)/python -m pip install -c constraints.txt -e '.[dev,slurm]'
 	@$(IN_ENV) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist worksteal -m slurm $(ARGS)
+
+# A real S3 server that checks signatures, on the loopback: Ceph's radosgw, in memory.
+S3 := tests/servers/s3.sh
+S3_DIR := /tmp/swath-s3
+
+s3-up:  ## start a real S3 server on the loopback, to try a bucket (needs Debian, as root or by sudo)
+	@$(S3) install && $(S3) up $(S3_DIR)
+
+s3-down:  ## stop it; it forgets everything
+	@$(S3) down $(S3_DIR)
+
+test-s3: $(STAMP)  ## run the tests that need such a server; each process of them starts one
+	@$(S3) install
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,s3]'
+	@$(IN_ENV) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m s3 $(ARGS)
 
 lint: $(STAMP)  ## check format, style, types and the workflow
 	$(BIN)/ruff format --check .

@@ -7,7 +7,11 @@ import io
 import json
 import os
 import re
+import shutil
+import subprocess
+import tempfile
 import threading
+import uuid
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +29,7 @@ import yaml
 from PIL import Image
 from rasterio.transform import from_origin
 
+from swath import store
 from swath.data.card import Card
 from swath.data.landscape import draw_scenes
 from swath.files import content_digest, digest
@@ -273,6 +278,97 @@ def catalogue(server: Server) -> Catalogue:
     made = Catalogue(server)
     server.reply = made.answer
     return made
+
+
+# ---- an object store ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class S3:
+    """A real S3 server on the loopback that checks signatures: Ceph's radosgw."""
+
+    folder: Path
+    env: dict[str, str]
+    """AWS_* variables of a user who may do what they like with their own buckets."""
+    other: dict[str, str]
+    """Those of another user, who has no right to them."""
+
+    @property
+    def secret(self) -> str:
+        """What must stand nowhere."""
+        return self.env["AWS_SECRET_ACCESS_KEY"]
+
+    def admin(self, *words: str) -> None:
+        """Something that only the server's owner can do."""
+        conf = str(self.folder / "ceph.conf")
+        subprocess.run(["radosgw-admin", "-c", conf, *words], check=True, capture_output=True)
+
+    def client(self, **env: str) -> Any:
+        """A client of its own, beside swath's."""
+        import boto3
+        from botocore.config import Config
+
+        given = self.env | env
+        return boto3.client(
+            "s3", endpoint_url=given["AWS_ENDPOINT_URL"], region_name="us-east-1",
+            aws_access_key_id=given["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=given["AWS_SECRET_ACCESS_KEY"],
+            config=Config(request_checksum_calculation="when_required"),
+        )  # fmt: skip
+
+    def keys(self, bucket: str, prefix: str = "") -> list[str]:
+        """What a bucket holds."""
+        pages = self.client().get_paginator("list_objects_v2")
+        found = pages.paginate(Bucket=bucket, Prefix=prefix)
+        return [each["Key"] for page in found for each in page.get("Contents", ())]
+
+    def body(self, bucket: str, key: str) -> bytes:
+        """An object."""
+        body: bytes = self.client().get_object(Bucket=bucket, Key=key)["Body"].read()
+        return body
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3]:
+    """The server; tests make buckets of their own."""
+    missing = [p for p in ("radosgw", "ceph-mon", "ceph-osd", "ceph") if not shutil.which(p)]
+    if missing:
+        pytest.skip(f"there is no {', '.join(missing)}: make test-s3 installs it (Debian)")
+    script = REPOSITORY / "tests/servers/s3.sh"
+    folder = Path(tempfile.mkdtemp(prefix="s3-"))  # short: sockets lie in it
+    try:
+        subprocess.run([script, "up", folder], check=True, timeout=180)
+        env, other = (
+            dict(re.findall(r"(AWS_\w+)=(\S+)", (folder / name).read_text()))
+            for name in ("env", "env.other")
+        )
+        yield S3(folder, env, env | other)
+    finally:
+        subprocess.run([script, "down", folder], check=True, timeout=60)
+
+
+@pytest.fixture
+def machine(
+    s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Path]]:
+    """Makes this process a machine of that name, which shares a bucket with the others and nothing
+    else; gives its folder, in which `copy` is Snakemake's local copy of the store."""
+    bucket = f"bucket-{uuid.uuid4().hex[:12]}"
+    s3.client().create_bucket(Bucket=bucket)
+
+    def be(name: str, address: str = f"s3://{bucket}/me", **env: str) -> Path:
+        folder = tmp_path / name
+        (folder / "copy").mkdir(parents=True, exist_ok=True)
+        monkeypatch.chdir(folder)
+        monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
+        told = {store.ADDRESS: address, store.COPY: str(folder / "copy")}
+        for key, value in (s3.env | told | env).items():
+            monkeypatch.setenv(key, value)
+        store._client.cache_clear()
+        return folder
+
+    yield be
+    store._client.cache_clear()
 
 
 # ---- tiny datasets --------------------------------------------------------------------------

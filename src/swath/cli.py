@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from swath import study_cli
+from swath import store, study_cli
 from swath.errors import ConfigError, DataError, LeakError, StoppedError, SwathError, nearest
 from swath.options import (
     AGAIN,
@@ -138,6 +138,7 @@ def fetch(config: Config, out: Data, state: State) -> None:
     card = Card.model_validate(read_sections("fetch", config)["data"])
     mirror = os.environ.get("SWATH_MIRROR") or None
     manifest = fetch_dataset(card, out, state=state, mirror=mirror)
+    store.put_listed(out / "manifest.json")
     log.info("%s holds %d files, version %.16s", out, len(manifest["files"]), manifest["version"])
 
 
@@ -178,6 +179,7 @@ def scenes(config: Config, data: Data, out: Out) -> None:
 
     sections = read_sections("scenes", config)
     card = Card.model_validate(sections["data"])
+    store.bring_all(data / "manifest.json")
     fetched = read_manifest(data / "manifest.json", digests=False)
     planned = plan_shards(
         card,
@@ -208,12 +210,13 @@ def patches(
     """
     from swath.data.card import Card
     from swath.data.patches import Cutting, cut
-    from swath.data.shards import pieces_of, shard_named
+    from swath.data.shards import bring_shard, pieces_of, shard_named
     from swath.plan import read_sections, without
 
     sections = read_sections("patches", config)
     card = Card.model_validate(sections["data"])
     dealt = shard_named(scenes, shard)
+    bring_shard(scenes, shard, data)
     limits = without(sections["quality"], "broken")
     cutting = without(sections["patches"], "shard_mb")
     manifest = cut(
@@ -224,6 +227,7 @@ def patches(
         limits=limits,
         made_by={"made_by": cutting, "sources": dealt["files"]},
     )
+    store.put_listed(out / "manifest.json")
     log.info("%d patches, %d left out", manifest["kept"], manifest["left_out"])
 
 
@@ -284,7 +288,8 @@ def split(
     table, verdict = deal(ground, name, section[name]["scheme"], settings)
     if not verdict["passed"] and not section["allow_leaks"]:
         # Outside the declared outputs, since these are deleted when the job fails.
-        write_json(out.parent / f"{name}-refused.json", verdict)
+        write_json(refused := out.parent / f"{name}-refused.json", verdict)
+        store.keep(refused)
         raise LeakError(
             f"the split is refused: {verdict['problems'][0]}",
             where=f"split {name}",
@@ -518,13 +523,14 @@ def map_scenes(
     from swath.data.card import Card
     from swath.data.layouts import open_source
     from swath.data.scene import Scene
-    from swath.data.shards import shard_named
+    from swath.data.shards import bring_shard, shard_named
     from swath.files import write_json
     from swath.learn.mapping import map_scene
     from swath.plan import read_sections
 
     sections = read_sections("map", config)
     card = Card.model_validate(sections["data"])
+    bring_shard(scenes, shard, data)
     source = open_source(card, data)
     mapped = []
     for name in dict.fromkeys(part["name"] for part in shard_named(scenes, shard)["parts"]):
@@ -539,9 +545,10 @@ def map_scenes(
                 resampling=sections["patches"]["resampling"], state=state, identity=code,
                 **sections["maps"],
             )  # fmt: skip
-            rasters = {kind: str(path) for kind, path in done.rasters.items() if kind != "image"}
+            store.put(*done.rasters.values())
+            rasters = {kind: store.name_of(path) for kind, path in done.rasters.items()}
             mapped.append(
-                {"scene": done.scene, **rasters, "image": [str(done.rasters["image"])]}
+                {"scene": done.scene, **rasters, "image": [rasters["image"]]}
                 | {"seconds": done.seconds, "forward_s": done.forward_s, "pixels": done.pixels}
             )
     write_json(out, {"scenes": mapped})
@@ -561,14 +568,13 @@ def mosaic(
     from swath.files import read_json, write_json
 
     scenes = [scene for path in part for scene in read_json(path)["scenes"]]
-    written = [
-        path
-        for kind in ("classes", "numbers")
-        for path in write_mosaics(
-            [Path(scene[kind]) for scene in scenes if kind in scene], out.parent, kind
-        )
-    ]
-    write_json(out, {"scenes": scenes, "mosaics": [str(path) for path in written]})
+    written = []
+    for kind in ("classes", "numbers"):
+        rasters = [store.root() / scene[kind] for scene in scenes if kind in scene]
+        store.bring(*rasters)
+        written += write_mosaics(rasters, out.parent, kind)
+    store.put(*written)
+    write_json(out, {"scenes": scenes, "mosaics": [store.name_of(path) for path in written]})
 
 
 @app.command()
@@ -728,6 +734,7 @@ def track(
     from swath.report.tracking import track as tell
 
     settings = read_sections("track", config)["tracking"]
+    store.bring_below(config, "*.yaml")
     known = {path.stem: read_section(path) for path in sorted(config.glob("*.yaml"))}
     told = tell(
         read_json(run / "run.json"),
@@ -738,6 +745,7 @@ def track(
         **settings,
         group=group,
     )
+    store.keep(spool)
     write_json(out, told)
 
 

@@ -6,6 +6,7 @@ The tree:
     ├── DataError     archives, scenes, patch sets, manifests
     ├── LeakError     a split that failed its audit
     ├── RunError      training, prediction, a device that is not there
+    ├── StoreError    an object store that refuses, or cannot be reached
     └── StoppedError  a run that was asked to stop, and goes on when it is started again
 
 A verb that is refused ends with exit code 2, one that was stopped with 85.
@@ -47,6 +48,10 @@ class LeakError(SwathError):
 
 class RunError(SwathError):
     """Training or prediction that cannot go on."""
+
+
+class StoreError(SwathError):
+    """An object store that refuses, or cannot be reached."""
 
 
 class StoppedError(SwathError):

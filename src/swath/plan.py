@@ -767,9 +767,10 @@ def fingerprint(*modules: str, lock: Path | None = None) -> str:
     """A hash of the code of modules and all that they import in turn, deaf to comments.
 
     The syntax tree without docstrings is hashed, so a changed comment reruns nothing. Of other
-    packages, the versions that `lock` (a constraints file) pins are part of it.
+    packages, the versions that `lock` (a constraints file) pins are part of it. How files get to
+    another machine and back (`swath.store`) changes no result.
     """
-    seen: dict[str, str] = {}
+    seen = {"swath.store": ""}
     foreign: set[str] = set()
     waiting = list(modules)
     while waiting:

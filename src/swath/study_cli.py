@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from swath import store
 from swath.errors import ConfigError, RunError, StoppedError
 from swath.options import (
     AGAIN,
@@ -72,6 +73,7 @@ def propose(
     known = _known(sweep, proposal or [], result or [])
     # Another sampler or seed asks for other trials; a wider range or more of them do not.
     ledger = state / "proposed.json"
+    store.bring(ledger)
     asks = hash_of(sweep["sampler"], sweep["seed"], sweep["generation"])
     told = read_json(ledger) if ledger.is_file() else {}
     before = told.get("trials", []) if told.get("asks") == asks else []
@@ -85,6 +87,7 @@ def propose(
     write_json(
         ledger, {"asks": asks, "trials": [*before[:first], *trials, *before[first + size :]]}
     )
+    store.keep(ledger)
     began = read_json(proposal[0])["began"] if proposal else time.time()
     write_json(out, {"began": began, "trials": trials})
 
@@ -387,7 +390,9 @@ def track_study(
     from swath.report.tracking import track_study as tell
 
     settings = read_sections("track_study", config)["tracking"]
-    write_json(out, tell(read_json(study), spool, **settings))
+    told = tell(read_json(study), spool, **settings)
+    store.keep(spool)
+    write_json(out, told)
 
 
 @app.command()

@@ -6,9 +6,11 @@ Chunks may differ in length, since each shard of a set ends with a shorter one.
 
 from __future__ import annotations
 
+import math
 import mmap
-from collections.abc import Iterator
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -19,11 +21,33 @@ GAP_BYTES = 1 << 20
 """Pages between two patches that are read with them rather than left out."""
 
 
+@dataclass
+class Coming:
+    """A chunk whose file is in an object store until the first of its patches is looked at."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    bring: Callable[[], NDArray[Any]]
+    """Brings the file, proves it and maps it."""
+    _chunk: NDArray[Any] | None = None
+    _once: threading.Lock = field(default_factory=threading.Lock)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> NDArray[Any]:
+        with self._once:
+            if self._chunk is None:
+                self._chunk = np.asarray(self.bring())
+        found: NDArray[Any] = self._chunk[rows]
+        return found
+
+
 @dataclass(frozen=True)
 class Mapped:
     """A chunked array of patches, mapped into memory."""
 
-    chunks: tuple[NDArray[Any], ...]
+    chunks: tuple[NDArray[Any] | Coming, ...]
     shape: tuple[int, ...]
 
     def __len__(self) -> int:
@@ -56,16 +80,16 @@ class Mapped:
         """Let the system begin to read these patches from the disk; returns before it has."""
         chunks, rows = self._at(np.sort(patches))
         # Near ones in one request, which costs less than two without the pages between them.
-        near = max(1, GAP_BYTES // max(1, self.chunks[0][:1].nbytes))
+        near = max(1, GAP_BYTES // max(1, math.prod(self.shape[1:]) * self.dtype.itemsize))
         breaks = np.flatnonzero((np.diff(chunks) != 0) | (np.diff(rows) > near)) + 1
         for of_chunk, run in zip(np.split(chunks, breaks), np.split(rows, breaks), strict=True):
             if len(run) and isinstance(opened := self.chunks[of_chunk[0]], np.memmap):
                 _will_need(opened, int(run[0]), int(run[-1]) + 1)
 
     @cached_property
-    def _plain(self) -> list[NDArray[Any]]:
+    def _plain(self) -> list[NDArray[Any] | Coming]:
         """The chunks as plain arrays: each view of an np.memmap would cost 1 µs more."""
-        return [np.asarray(chunk) for chunk in self.chunks]
+        return [c if isinstance(c, Coming) else np.asarray(c) for c in self.chunks]
 
     @cached_property
     def _starts(self) -> NDArray[np.int64]:

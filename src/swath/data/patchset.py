@@ -6,7 +6,9 @@ the plain memory of an array (patch, band, y, x), as `swath.data.patches` writes
 
 from __future__ import annotations
 
+import functools
 import resource
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from swath import store
 from swath.data.card import UNLABELLED
-from swath.data.mapped import Mapped
+from swath.data.mapped import Coming, Mapped
 from swath.data.scene import in_order, resampled
 from swath.errors import DataError
 from swath.files import prove, read_json
@@ -24,6 +27,11 @@ from swath.files import prove, read_json
 PROVEN_BYTES = 16 << 30
 """Sets up to this size are proven byte by byte whenever they are opened; of larger ones the sizes
 of the files, since the stage `measure` has read and proven each shard before."""
+TABLES: dict[str, Callable[..., Any]] = {
+    "places.parquet": pd.read_parquet,
+    "contents.npy": np.load,
+}
+"""Tables of a patch set and of a shard, and what reads them."""
 _SPARE_FILES = 1024
 """Files that a process may hold open beside the maps."""
 
@@ -122,6 +130,10 @@ def open_patches(index: Path, *, shard: str | None = None) -> PatchSet:
     if "shards" not in manifest:
         raise DataError("is not the index of a patch set", where=index, mend="cut the patches")
     folder = index.parent
+    store.bring(
+        *(folder / name for name in TABLES),
+        *(folder / listed["name"] / "manifest.json" for listed in manifest["shards"]),
+    )
     places, contents = _tables(folder)
     if not len(places) == len(contents) == manifest["kept"]:
         raise DataError(
@@ -138,7 +150,7 @@ def open_patches(index: Path, *, shard: str | None = None) -> PatchSet:
         )
     )
     total = sum(_bytes(listed["arrays"]) for listed in manifest["shards"])
-    chunks: dict[str, list[NDArray[Any]]] = {}
+    chunks: dict[str, list[NDArray[Any] | Coming]] = {}
     shards, ends = [], 0
     for listed in manifest["shards"]:
         name, arrays = listed["name"], listed["arrays"]
@@ -174,9 +186,8 @@ def open_patches(index: Path, *, shard: str | None = None) -> PatchSet:
 
 def _tables(folder: Path) -> tuple[pd.DataFrame, NDArray[np.int64]]:
     """Places and contents of the patches."""
-    readers: dict[str, Any] = {"places.parquet": pd.read_parquet, "contents.npy": np.load}
     found = []
-    for name, read in readers.items():
+    for name, read in TABLES.items():
         mend = "delete it and run the stage `index` again"
         if not (folder / name).is_file():
             raise DataError("there is no such file", where=folder / name, mend=mend)
@@ -207,23 +218,36 @@ def _bytes(arrays: dict[str, Any]) -> int:
 
 def _map_shard(
     folder: Path, arrays: dict[str, Any], digests: bool
-) -> dict[str, list[NDArray[Any]]]:
-    """The chunks of each array of a shard, mapped; dates and bands as one axis of channels."""
+) -> dict[str, list[NDArray[Any] | Coming]]:
+    """The chunks of each array of a shard, mapped; dates and bands as one axis of channels.
+
+    Those that are in an object store come, and are proven, when they are needed.
+    """
     manifest = folder / "manifest.json"
     listed = read_json(manifest)["files"]
-    found: dict[str, list[NDArray[Any]]] = {}
+    found: dict[str, list[NDArray[Any] | Coming]] = {}
+
+    def chunk(
+        file: Path, dtype: np.dtype[Any], shape: tuple[int, ...], length: int, digests: bool
+    ) -> NDArray[Any]:
+        store.bring(file)
+        _prove(file, manifest, listed[str(file.relative_to(folder))], digests)
+        return np.memmap(file, dtype, "r", shape=shape)[:length]
+
     for name, array in arrays.items():
         count, *patch = array["shape"]
         size, dtype = array["chunk"], np.dtype(array["dtype"])
         found[name] = []
         for number in range(-(-count // size)):
             file = folder.joinpath("set.zarr", name, "c", str(number), *("0" for _ in patch))
-            _prove(file, manifest, listed[str(file.relative_to(folder))], digests)
-            mapped = np.memmap(file, dtype, "r", shape=(size, *patch))
-            chunk: NDArray[Any] = mapped[: min(size, count - number * size)]
-            if len(patch) == 4:
-                chunk = chunk.reshape(len(chunk), -1, *patch[2:])
-            found[name].append(chunk)
+            length = min(size, count - number * size)
+            one = (patch[0] * patch[1], *patch[2:]) if len(patch) == 4 else tuple(patch)
+            mapped = functools.partial(chunk, file, dtype, (size, *one), length)
+            found[name].append(
+                Coming((length, *one), dtype, functools.partial(mapped, True))
+                if store.is_used()
+                else mapped(digests)
+            )
     return found
 
 
@@ -234,9 +258,11 @@ def _prove(file: Path, manifest: Path, entry: dict[str, Any], digests: bool) -> 
     prove(file, entry, by=manifest, digests=digests, mend=mend)
 
 
-def _listed(chunks: list[NDArray[Any]], stored: NDArray[np.int64]) -> list[NDArray[Any]]:
+def _listed(
+    chunks: list[NDArray[Any] | Coming], stored: NDArray[np.int64]
+) -> list[NDArray[Any] | Coming]:
     """The runs of chunks that the index lists; still views of the map."""
-    runs = []
+    runs: list[NDArray[Any] | Coming] = []
     first = 0
     for chunk in chunks:
         inside = stored[(stored >= first) & (stored < first + len(chunk))] - first

@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from swath import store
 from swath.data.card import Card
 from swath.data.layouts import Source, open_source
+from swath.data.patchset import TABLES
 from swath.data.published import Published
 from swath.data.scene import Scene, kept_type
 from swath.data.statistics import rounds
@@ -235,13 +237,17 @@ def index_shards(plan: dict[str, Any], folder: Path, *, broken: str) -> dict[str
     Raises:
         DataError: a shard is damaged, no patch is left, or a scene is unfit and that is fatal.
     """
-    manifests = {
-        shard["name"]: read_manifest(folder / shard["name"] / "manifest.json", digests=False)
-        for shard in plan["shards"]
-    }
+    cut = [folder / shard["name"] / "manifest.json" for shard in plan["shards"]]
+    if store.is_used():  # of each shard its tables; whoever needs a chunk brings and proves it
+        for each in cut:
+            store.bring_listed(each, set(TABLES) & read_json(each)["files"].keys())
+        manifests = {each.parent.name: read_json(each) for each in cut}
+    else:
+        manifests = {each.parent.name: read_manifest(each, digests=False) for each in cut}
     for other in folder.iterdir():
         if other.is_dir() and other.name not in manifests:
             shutil.rmtree(other)
+    store.keep_only(folder, manifests)
     checks = [
         {"scene": s["scene"], "patches": 0, "faults": [s["reason"]]} for s in plan["set_aside"]
     ]
@@ -324,6 +330,23 @@ def _agree(shards: list[dict[str, Any]]) -> None:
                 where=shard["facts"]["scenes"][0],
                 mend="make a dataset of each kind",
             )
+
+
+def bring_shard(plan: Path, name: str, folder: Path) -> None:
+    """Bring from the object store, where there is one, what opening the scenes of a shard needs.
+
+    Its own files, and those of no shard at all: tables of places, lists, what describes a scene.
+
+    Args:
+        plan: as `plan_shards` made it and a stage has written.
+        name: of the shard.
+        folder: of the dataset, with its manifest.
+    """
+    if store.is_used():
+        listed = {shard["name"]: set(shard["files"]) for shard in read_json(plan)["shards"]}
+        others = set().union(*listed.values()) - listed.get(name, set())
+        fetched = read_json(folder / "manifest.json")["files"]
+        store.bring_listed(folder / "manifest.json", [f for f in fetched if f not in others])
 
 
 def shard_named(plan: Path, name: str) -> dict[str, Any]:

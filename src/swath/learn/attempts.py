@@ -31,6 +31,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.plugins import TorchCheckpointIO
 from torch import Tensor
 
+from swath import store
 from swath.errors import DataError, RunError, StoppedError
 from swath.files import read_json, whole, write_json
 from swath.learn.batches import Batches
@@ -136,6 +137,8 @@ def alone(state: Path, stop: Stop, together: Together) -> Iterator[None]:
             file.flush()
             for left in state.glob(".*.part*"):
                 left.unlink()
+        if file or together.local == 0:  # one of each machine
+            store.restore(state)
         yield
     finally:
         if file:
@@ -217,6 +220,7 @@ class Progress:
         if self.shared is None:
             return None
         file = self._file(self.shared, name, alike)
+        store.bring(file)
         return read_json(file) if file.is_file() else None
 
     def _share(self, name: str, decided: Any, alike: Any) -> Any:
@@ -228,6 +232,8 @@ class Progress:
         write_json(own, decided)
         try:
             os.link(own, file)  # unlike renaming, it fails where there is one
+            if not store.share(file):
+                decided = read_json(file)
         except FileExistsError:
             decided = read_json(file)
         finally:
@@ -253,6 +259,7 @@ class Progress:
         """Write it, for people and for the next attempt."""
         if self.together.first:
             write_json(self.path, {"facts": self.facts, "history": self.history}, synced=synced)
+            store.keep(self.path)
 
     def _saved(self) -> dict[str, Any]:
         """What an earlier attempt has written; of what a power cut has broken, nothing."""
@@ -597,6 +604,7 @@ class Attempt(Callback):
     def _write_kept(self, weights: dict[str, Tensor]) -> None:
         with whole(self.state / "best.ckpt") as part:
             torch.save({"weights": weights, "facts": json.dumps(self.facts)}, part)
+        store.keep(self.state / "best.ckpt")
         self.kept = None
 
     # ---- saving, and never what is broken ----
@@ -611,6 +619,7 @@ class Attempt(Callback):
         if self.together.first:
             with whole(self.state / "last.ckpt", lasting=False) as part:
                 trainer.save_checkpoint(part)
+            store.keep(self.state / "last.ckpt")
         self.saved = self.ticked = time.monotonic()
         self.longest_save_s = max(self.longest_save_s, self.saved - began)
 

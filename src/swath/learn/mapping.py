@@ -31,6 +31,7 @@ from rasterio.shutil import copy as copy_raster
 from rasterio.windows import Window
 from torch import Tensor
 
+from swath import store
 from swath.data.scene import Grid, Pixels, Scene
 from swath.errors import RunError
 from swath.files import digest, read_json, whole, write_json
@@ -752,6 +753,8 @@ class _Sheets:
     rgb: list[str]
     truth: bool
     open: dict[str, Any] = field(default_factory=dict)
+    unsaved: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """First and last row (and one) of each raster since the last note."""
 
     @property
     def thin(self) -> int:
@@ -765,6 +768,7 @@ class _Sheets:
 
     def begin(self, decide: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """How far an earlier attempt has come, and what it decided for."""
+        self._restore()
         if self.note.is_file():
             self.progress: dict[str, Any] = read_json(self.note)
             log.info("%s goes on after strip %d", self.scene.name, self.progress["strips"])
@@ -772,6 +776,7 @@ class _Sheets:
             self.progress = decide() | {"strips": 0}
             self._lay_out()
             write_json(self.note, self.progress)
+            store.keep(self.note)
         self._reopen()
         return self.progress
 
@@ -828,15 +833,18 @@ class _Sheets:
         if read.truth is not None:
             layers["truth"] = read.truth[None]
         for kind, layer in layers.items():
-            window = Window(0, strip.row, layer.shape[2], layer.shape[1])
-            self.open[kind].write(layer, window=window)
+            self._write_rows(kind, strip.row, layer)
         chosen = [bands_of(self.scene).index(band) for band in self._rgb_channels()]
         start = -read.low % self.thin
         picture = read.own[chosen, start :: self.thin, :: self.thin]
         if picture.shape[1]:
-            row = (read.low + start) // self.thin
-            window = Window(0, row, picture.shape[2], picture.shape[1])
-            self.open["image"].write(picture, window=window)
+            self._write_rows("image", (read.low + start) // self.thin, picture)
+
+    def _write_rows(self, kind: str, row: int, pixels: Pixels) -> None:
+        height, width = pixels.shape[1:]
+        self.open[kind].write(pixels, window=Window(0, row, width, height))
+        first, last = self.unsaved.get(kind, (row, row))
+        self.unsaved[kind] = (min(first, row), max(last, row + height))
 
     def _rgb_channels(self) -> list[str]:
         """The bands of the picture; of a series, those of the first date."""
@@ -852,7 +860,46 @@ class _Sheets:
                 os.fdatasync(file.fileno())
         self.progress["strips"] = strips
         write_json(self.note, self.progress)
+        if self._keep(strips):
+            store.keep(self.note)
+            self.unsaved = {}
         self._reopen()
+
+    def _keep(self, strips: int) -> bool:
+        """Put the rows since the last note in the object store, where there is one."""
+        if not store.is_used():
+            return True
+        rows = {f"{kind}-{first}": self._rows(kind, first, last)
+                for kind, (first, last) in self.unsaved.items()}  # fmt: skip
+        np.savez(path := self.place / f"rows-{strips}.npz", allow_pickle=False, **rows)
+        kept = store.keep(path)
+        path.unlink()
+        return kept
+
+    def _rows(self, kind: str, first: int, last: int) -> Pixels:
+        with rasterio.open(self.place / f"{kind}.tif") as file:
+            pixels: Pixels = file.read(window=Window(0, first, file.width, last - first))
+            return pixels
+
+    def _restore(self) -> None:
+        """Put together what an attempt on another machine has left in the object store."""
+        if not store.is_used() or self.note.is_file():
+            return
+        store.restore(self.place)
+        if not self.note.is_file():
+            return
+        kept = sorted(self.place.glob("rows-*.npz"), key=lambda p: int(p.stem.split("-")[1]))
+        done = read_json(self.note)
+        parts = [dict(np.load(each)) for each in kept]
+        self._lay_out()
+        self._reopen()
+        for part in parts:
+            for name, pixels in part.items():
+                kind, row = name.rsplit("-", 1)
+                self._write_rows(kind, int(row), pixels)
+        self.close()
+        self.unsaved = {}
+        write_json(self.note, done)
 
     def _copy(self, kind: str, path: Path, compress: str) -> None:
         """A cloud-optimised copy of one kind."""
@@ -883,6 +930,7 @@ class _Sheets:
                 path.unlink(missing_ok=True)
             raise
         shutil.rmtree(self.place)
+        store.forget(self.place)
         return written
 
 

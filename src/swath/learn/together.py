@@ -44,6 +44,7 @@ class Together:
 
     def __init__(self, place: Place) -> None:
         self.rank, self.size, self.first = place.rank, place.size, place.first
+        self.local = place.local
         self.dividing = False
         """Whether a network is being passed a share of a batch, and not a whole one."""
 

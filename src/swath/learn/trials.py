@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from swath import store
 from swath.data.patchset import PatchSet
-from swath.errors import StoppedError, SwathError
+from swath.errors import StoppedError, StoreError, SwathError
 from swath.files import read_json, write_json
 from swath.learn.train import Outcome, train
 
@@ -88,6 +89,7 @@ def train_slot(
     begun = state / slot.run_id / BEGUN
     begun.parent.mkdir(parents=True, exist_ok=True)
     begun.touch()
+    store.keep(begun)
     of = {"study": slot.study, "number": slot.number, "epochs": slot.epochs} | slot.known
     write_json(begun.with_name(TRIAL), of, synced=False)
     try:
@@ -97,13 +99,14 @@ def train_slot(
             **slot.sections,
         )  # fmt: skip
         row |= _reached(outcome, sought)
-    except StoppedError:
+    except (StoppedError, StoreError):
         raise
     except (SwathError, RuntimeError, ValueError, MemoryError) as failed:  # is a result, too
         reason = (str(failed).strip() or type(failed).__name__).splitlines()[0]
         row["reason"] = reason.removeprefix(f"{begun.parent}: ")
     finally:
         begun.unlink(missing_ok=True)
+        store.forget(begun)
     scores = zip(sought, row["scores"] or (), strict=False)
     told = row["reason"] or ", ".join(f"{name} {score:.4g}" for name, score in scores)
     log.info("trial %d, %d epochs: %s", slot.number, slot.epochs, told)
@@ -112,6 +115,7 @@ def train_slot(
 
 def was_killed(slot: Slot, state: Path) -> bool:
     """Whether an earlier process died while it trained this trial."""
+    store.bring(state / slot.run_id / BEGUN)
     return (state / slot.run_id / BEGUN).is_file()
 
 
@@ -122,6 +126,7 @@ def unable(slot: Slot, reason: str) -> Row:
 
 def has_begun(slot: Slot, state: Path) -> bool:
     """Whether any of it was trained before."""
+    store.bring(state / slot.run_id / "progress.json")
     return (state / slot.run_id / "progress.json").is_file()
 
 

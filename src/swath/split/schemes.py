@@ -23,7 +23,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from swath import registry
+from swath import registry, store
 from swath.data.earth import Blocks, Floats, Ints
 from swath.errors import ConfigError, DataError, nearest
 from swath.registry import Count, NonNegative, Positive, Share, Whole, registered
@@ -155,8 +155,11 @@ def regions(
     several folds, regions are dealt like blocks, and none is named.
     """
     _need_degrees(ground, "regions")
-    path = (ground.data / file) if ground.data and (ground.data / file).exists() else file
-    known = read_regions(Path(path), attribute)
+    path = Path(file)
+    if ground.data:
+        store.bring(ground.data / file)
+        path = ground.data / file if (ground.data / file).exists() else path
+    known = read_regions(path, attribute)
     for name in [*val, *test]:
         if name not in known.names:
             mend = nearest(name, known.names)
@@ -275,6 +278,9 @@ def official(
     if ground.data is None:
         raise DataError("the folder of the dataset is not known", where="split.official")
     words = {part: word for part, word in zip(PARTS, (train, val, test), strict=True) if word}
+    store.bring(
+        *(ground.data / name for name in (file, *words.values()) if name and name[-1] != "/")
+    )
     if file:
         held = read_lists(ground.data / file, column=column, names=names)
         for part, word in words.items():

@@ -19,6 +19,7 @@ import pandas as pd
 import yaml
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
+from swath import store
 from swath.data.patchset import PatchSet, open_patches
 from swath.errors import DataError
 from swath.files import read_json
@@ -431,6 +432,16 @@ class Experiment:
         return values.get(key) if isinstance(values, dict) else None
 
 
+READ = (
+    "config/*.yaml", "benchmarks/*.tsv", "patches/manifest.json", "splits/*/*.json",
+    "splits/*/split.parquet", "runs/*/*.json", "runs/*/*.parquet", "baselines/*/*.json",
+    "study/*.json", "study/*.yaml", "maps/*/maps.json",
+    *(f"maps/*/*_{kind}.tif" for kind in ("classes", "numbers", "confidence", "truth", "image")),
+)  # fmt: skip
+"""What is read of an experiment whose results are in an object store; patches come when they are
+looked at."""
+
+
 def read_experiment(folder: Path, *, project: Path = Path()) -> Experiment:
     """The experiment whose results lie in `folder`.
 
@@ -440,6 +451,7 @@ def read_experiment(folder: Path, *, project: Path = Path()) -> Experiment:
     Raises:
         DataError: a file that every experiment has is absent or damaged.
     """
+    store.bring_below(folder, *READ)
     if not folder.is_dir():
         raise DataError("there is no such experiment", where=folder, mend="run it first")
     index = folder / "patches" / "manifest.json"
@@ -517,6 +529,8 @@ def _pooled_measure(scores: Sequence[Scores], name: str) -> Measure:
 
 
 def _present(path: Path) -> Path:
+    if not path.exists():
+        store.bring(path)
     if not path.exists():
         raise DataError("there is no such file", where=path, mend=_MEND)
     return path
@@ -596,7 +610,8 @@ def _raster(name: str, folder: Path, project: Path) -> Path:
     """The raster of that name, which is relative to the maps' folder or to the project."""
     if name.startswith("/vsi"):  # a member of an archive, which GDAL opens itself
         return Path(name)
-    found = [base / name for base in (folder, project) if (base / name).exists()]
+    bases = (folder, project, store.root())
+    found = [base / name for base in bases if (base / name).exists()]
     return found[0] if found else _present(folder / name)
 
 
