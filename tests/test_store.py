@@ -134,12 +134,14 @@ def test_half_a_download_has_no_name(machine, monkeypatch) -> None:
 def test_only_what_is_still_asked_for_is_kept(machine) -> None:
     one = machine("one")
     for name in ("patches/a/x", "patches/b/x", "patches/index", "patches2/c/x"):
-        (one / "copy" / name).parent.mkdir(parents=True, exist_ok=True)
-        (one / "copy" / name).write_text(name)
+        (one / "copy/results" / name).parent.mkdir(parents=True, exist_ok=True)
+        (one / "copy/results" / name).write_text(name)
     store.put(one / "copy")
-    store.keep_only(one / "copy/patches", ["b"])
-    store.bring_below(machine("two") / "copy", "**/x", "*")
-    found = sorted(str(p.relative_to(Path("copy"))) for p in Path("copy").rglob("*") if p.is_file())
+    store.keep_only(one / "copy/results/patches", ["b"])
+    store.bring_below(machine("two") / "copy/results", "**/x", "*")
+    found = sorted(
+        str(p.relative_to("copy/results")) for p in Path("copy").rglob("*") if p.is_file()
+    )
     assert found == ["patches/b/x", "patches/index", "patches2/c/x"]
 
 

@@ -9,10 +9,10 @@ import sys
 import time
 from pathlib import Path
 
-from swath import devices, executors, plan, slurm
+from swath import devices, executors, plan, slurm, store
 from swath.data.card import FETCHED_BY
 from swath.errors import SwathError
-from swath.files import write_json
+from swath.files import write_text
 from swath.study import rungs
 
 # Of this file, not of the workflow's first: that may be another repository's, which has swath as a module.
@@ -62,6 +62,59 @@ def lock():
     return held
 
 
+def use_store():
+    """Tell the jobs, and this process, of the object store that Snakemake has as default storage.
+
+    Raises:
+        StoreError: it cannot be used.
+    """
+    for name in (store.ADDRESS, store.COPY):
+        os.environ.pop(name, None)
+    provider = workflow.storage_registry.default_storage_provider
+    if provider is None:
+        return
+    if workflow.storage_settings.default_storage_provider != "s3":
+        stop("--default-storage-provider: swath keeps its files in s3, or on the disk")
+    address = workflow.storage_settings.default_storage_prefix or ""
+    if not re.fullmatch(r"s3://[^/]+(/.*)?", address):
+        stop(f"--default-storage-prefix={address}: name a bucket, and a folder in it: s3://bucket/me")
+    for name in store.SETTINGS:
+        if value := getattr(provider.settings, name):
+            # Some executors would write them into each job's command, for all to read.
+            if name in ("secret_key", "token") and spells_out_variables():
+                stop(
+                    f"SNAKEMAKE_STORAGE_S3_{name.upper()} would stand in the command of every job; "
+                    "give it as AWS_SECRET_ACCESS_KEY or AWS_SESSION_TOKEN to this process and the jobs"
+                )
+            os.environ[f"SNAKEMAKE_STORAGE_S3_{name.upper()}"] = str(value)
+    os.environ[store.ADDRESS] = address
+    copy = provider.object(f"{address.rstrip('/')}/data").local_path().parent
+    os.environ[store.COPY] = str(copy.absolute())
+    if workflow.is_main_process:
+        workflow.configfiles = Sources(workflow.configfiles)
+    store.check()
+
+
+class Sources(list):
+    """Configuration files, and what else a job needs to read the workflow, which go with each job."""
+
+    def __init__(self, configfiles):
+        folders = [folder for folder in (ROOT / "conf", OWN) if folder]
+        found = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+        super().__init__([*configfiles, *map(str, [*found, PINS])])
+        self.told = [*configfiles, *(f"{folder}/" for folder in folders)]
+
+    def __repr__(self):
+        """As Snakemake prints them when it starts."""
+        return repr(self.told)
+
+
+def spells_out_variables():
+    """Whether the executor writes variables into the commands of jobs."""
+    settings = getattr(workflow.executor_plugin, "common_settings", None)
+    return bool(settings and settings.non_local_exec and settings.pass_envvar_declarations_to_cmd)
+
+
 def write_sections(experiments):
     """Write the section files, unless a workflow that is running here reads others.
 
@@ -80,6 +133,9 @@ def write_sections(experiments):
         return None
     for name, experiment in experiments.items():
         plan.write_sections(experiment, folders[name])
+        if store.is_used():
+            texts = {str(path): path.read_text() for path in folders[name].glob("*.yaml")}
+            store.write_texts(texts)
     if workflow.output_settings.dryrun:
         held.close()
     return held
@@ -111,9 +167,16 @@ try:
         if key not in ("experiment", "set", "conf"):
             stop(f"--config {key}=…: no such key; there is experiment, set and conf")
     OWN = Path(str(config["conf"])) if config.get("conf") else None
+    use_store()
     TREE = plan.tree(ROOT / "conf", OWN)
     EXPERIMENTS = {name: plan.compose(TREE, name, str(config.get("set", ""))) for name in NAMES}
     DATASETS = plan.datasets(EXPERIMENTS.values())
+    for name, each in EXPERIMENTS.items():
+        if store.is_used() and each.has_study and each.sections["sweep"]["mode"] == "async":
+            stop(
+                f"sweep.mode=async of {name}: its workers share a journal on one file system, and an "
+                "object store is none; set sweep.mode=static"
+            )
     LOCK_HELD = write_sections(EXPERIMENTS) if workflow.is_main_process else None
     if workflow.is_main_process:
         ask_slurm()
@@ -202,6 +265,13 @@ def maps(wildcards):
     return of_runs(pattern, name) if EXPERIMENTS[name].has_scenes else []
 
 
+def text_of(path):
+    """The text of a result, wherever results are; None where there is none."""
+    if store.is_used():
+        return store.read_text(path)
+    return Path(path).read_text() if Path(path).is_file() else None
+
+
 # ---- the shards of a patch set, known when the scenes' headers have been read ----
 
 
@@ -236,14 +306,17 @@ def own_scenes(wildcards):
 
 def scenes_of(wildcards):
     """Names of the shards and rounds; Snakemake comes back here when its checkpoint has run."""
-    found = Path(checkpoints.scenes.get(experiment=wildcards.experiment).output[0])
-    return shards_in(found, found.stat().st_mtime_ns)
+    found = checkpoints.scenes.get(experiment=wildcards.experiment).output[0]
+    if store.is_used():
+        # Snakemake has taken it away when it has run.
+        return shards_in(f"results/{wildcards.experiment}/scenes.json", 0)
+    return shards_in(found, Path(found).stat().st_mtime_ns)
 
 
 @functools.cache
 def shards_in(found, changed):
     """What a list of scenes says to the graph: every job of a shard asks, and it may be long."""
-    listed = json.loads(found.read_text())
+    listed = json.loads(text_of(found))
     return [shard["name"] for shard in listed["shards"]], listed["rounds"]
 
 
@@ -296,18 +369,19 @@ def epoch_s(name):
     Decided once for each form of a study, and kept beside its sections: the trials are dealt by it,
     here, in the process of each job, and whenever the workflow is started again.
     """
-    kept = Path(f"results/{name}/config/dealt.json")
+    kept = f"results/{name}/config/dealt.json"
     asked = plan.hash_of(EXPERIMENTS[name].sections["sweep"])
     try:
-        dealt = json.loads(kept.read_text()) if kept.is_file() else {}
+        dealt = json.loads(text_of(kept) or "{}")
         if dealt.get("sweep") == asked or not workflow.is_main_process:
             return dealt.get("epoch_s")
-        found = Path(f"results/{name}/study/trials.json")
-        took = rungs.seconds_an_epoch(json.loads(found.read_text())) if found.is_file() else None
+        found = text_of(f"results/{name}/study/trials.json")
+        took = rungs.seconds_an_epoch(json.loads(found)) if found else None
     except (ValueError, KeyError, TypeError, AttributeError):
         took = None  # a broken file of results is told of by whoever reads it
     if not workflow.output_settings.dryrun:
-        write_json(kept, {"sweep": asked, "epoch_s": took})
+        text = json.dumps({"sweep": asked, "epoch_s": took})
+        store.write_texts({kept: text}) if store.is_used() else write_text(Path(kept), text)
     return took
 
 
