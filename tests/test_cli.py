@@ -140,7 +140,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sums = f"{SPLITS}/sums/round0/{name}.npz"
     run(folder, ["measure", *PATCHES, "--split", SPLITS, "--shard", name, "--out", sums])
     statistics = f"{SPLITS}/statistics.json"
-    run(folder, ["statistics", *PATCHES, "--sums", sums, "--out", statistics])
+    run(folder, ["statistics", *PATCHES, "--sums", f"{SPLITS}/sums/round0", "--out", statistics])
     return folder
 
 
@@ -197,7 +197,8 @@ def replaced(words: Sequence[str], old: str, new: object) -> list[str]:
          ("absent.ckpt",)),
         (["predict", "absent.ckpt", "data/embedded"], ("absent.ckpt", "no such model")),
         (["export", "absent.ckpt", "--out", "a.onnx"], ("absent.ckpt", "no such model")),
-        (["mosaic", "--part", "absent.json", "--out", "maps.json"], ("absent.json",)),
+        (["mosaic", "--scenes", "absent.json", "--parts", "maps", "--out", "maps/maps.json"],
+         ("absent.json",)),
         (["evaluate", *CONFIG, *PATCHES, "--predictions", "absent.npz", "--split", "blocks",
           "--fold", "0", "--seed", "0", "--out", "s.json"], ("absent.npz",)),
         (["best", *CONFIG, "--name", "n", "--proposal", "absent.json", "--result", "gone.json",
@@ -483,9 +484,10 @@ def test_a_model_and_a_scene_are_all_that_a_map_needs(folder: Path, tmp_path: Pa
     run(folder, TRAIN)
     model = folder / RUN / "best.ckpt"
     which = ["--scenes", SCENES, "--shard", shard(folder), "--model", model]
-    place = ["--code", "c", "--state", "state/maps", "--out", "maps/s.json"]
+    table = f"maps/shard-{shard(folder)}.json"
+    place = ["--code", "c", "--state", "state/maps", "--out", table]
     run(folder, ["map", *CONFIG, *DATA, *which, *place])
-    run(folder, ["mosaic", "--part", "maps/s.json", "--out", "maps/maps.json"])
+    run(folder, ["mosaic", "--scenes", SCENES, "--parts", "maps", "--out", "maps/maps.json"])
     (listed,) = json.loads((folder / "maps/maps.json").read_text())["scenes"]
     scene = next(path for path in (folder / "data/embedded").iterdir() if path.is_dir())
     done = swath("predict", model, scene, "--compress", "deflate", cwd=tmp_path)

@@ -35,7 +35,9 @@ from swath.options import (
     Seed,
     SplitFolder,
     State,
+    SumsFolder,
     deadline_of,
+    of_shards,
     open_set,
     parts_of,
     processes_of,
@@ -325,13 +327,13 @@ def measure(
     shard: Annotated[str, typer.Option(help="Name of the shard.")],
     out: Annotated[Path, typer.Option(help="Sums of the shard, an .npz file.")],
     below: Annotated[
-        list[Path] | None, typer.Option(help="The first round's sums (repeat for each shard).")
+        Path | None, typer.Option(help="What the stage `totals` made of the first round.")
     ] = None,
 ) -> None:
     """Sum up the bands over the training patches of one shard, for all folds.
 
-    Reads: the patch set, split.parquet; in the second round, which only floats need, the sums of
-    the first. Writes: sums and counts of values, which the stage `statistics` adds up.
+    Reads: the patch set, split.parquet; in the second round, which only floats need, the totals
+    of the first. Writes: sums and counts of values, which the stage `statistics` adds up.
     """
     import numpy as np
 
@@ -343,8 +345,7 @@ def measure(
     training = training_of(split)
     which = opened.of_shard(shard)
     if below:
-        totals = add_up([read_sums(path) for path in below], len(training))
-        wanted = np.stack([bins_of(total)[0] for total in totals])
+        wanted = np.stack([bins_of(total)[0] for total in add_up([read_sums(below)])])
         sums = {"refined": refine(opened, which, training, wanted)}
     else:
         sums = measure(opened, which, training).arrays()
@@ -353,13 +354,32 @@ def measure(
 
 
 @app.command()
+def totals(
+    patches: Patches,
+    sums: SumsFolder,
+    out: Annotated[Path, typer.Option(help="Totals of the first round, an .npz file.")],
+) -> None:
+    """Add up the first round of `measure`, once for all jobs of the second, which floats need.
+
+    Reads: the sums of the stage `measure`. Writes: the totals of each fold.
+    """
+    import numpy as np
+
+    from swath.data.statistics import add_up, read_sums, together
+    from swath.files import whole
+
+    opened, _ = open_set(patches)
+    added = add_up(read_sums(path) for path in of_shards(opened, sums))
+    with whole(out) as part:
+        np.savez_compressed(part, **together(added).arrays())  # type: ignore[arg-type]
+
+
+@app.command()
 def statistics(
     patches: Patches,
-    sums: Annotated[list[Path], typer.Option(help="Sums of a shard (repeat for each).")],
+    sums: SumsFolder,
     out: Annotated[Path, typer.Option(help="statistics.json to write.")],
-    refined: Annotated[
-        list[Path] | None, typer.Option(help="The second round of a shard (repeat for each).")
-    ] = None,
+    refined: Annotated[Path | None, typer.Option(help="Folder of the second round's sums.")] = None,
 ) -> None:
     """Add up the sums of all shards to the statistics of each fold's training part.
 
@@ -371,9 +391,10 @@ def statistics(
     from swath.files import write_json
 
     opened, _ = open_set(patches)
-    first = [read_sums(path) for path in sums]
-    totals = add_up(first, first[0].folds.shape[1])
-    second = sum(np.load(path)["refined"] for path in refined) if refined else None
+    totals = add_up(read_sums(path) for path in of_shards(opened, sums))
+    second = None
+    if refined:
+        second = sum(np.load(path)["refined"] for path in of_shards(opened, refined))
     write_json(
         out,
         {
@@ -556,7 +577,8 @@ def map_scenes(
 
 @app.command()
 def mosaic(
-    part: Annotated[list[Path], typer.Option(help="Table of a shard's maps (repeat for each).")],
+    scenes: Annotated[Path, typer.Option(help="scenes.json, which names the shards.")],
+    parts: Annotated[Path, typer.Option(help="Folder of the shards' tables, shard-NAME.json.")],
     out: Annotated[Path, typer.Option(help="maps.json to write.")],
 ) -> None:
     """List the maps of all scenes, and join those of each CRS to one raster.
@@ -567,14 +589,17 @@ def mosaic(
     from swath.data.mosaic import write_mosaics
     from swath.files import read_json, write_json
 
-    scenes = [scene for path in part for scene in read_json(path)["scenes"]]
+    names = [shard["name"] for shard in read_json(scenes)["shards"]]
+    mapped = [
+        scene for name in names for scene in read_json(parts / f"shard-{name}.json")["scenes"]
+    ]
     written = []
     for kind in ("classes", "numbers"):
-        rasters = [store.root() / scene[kind] for scene in scenes if kind in scene]
+        rasters = [store.root() / scene[kind] for scene in mapped if kind in scene]
         store.bring(*rasters)
         written += write_mosaics(rasters, out.parent, kind)
     store.put(*written)
-    write_json(out, {"scenes": scenes, "mosaics": [store.name_of(path) for path in written]})
+    write_json(out, {"scenes": mapped, "mosaics": [store.name_of(path) for path in written]})
 
 
 @app.command()

@@ -24,6 +24,7 @@ Out = Annotated[Path, typer.Option(help="What is written.")]
 Patches = Annotated[Path, typer.Option(help="Patch set (patches/manifest.json).")]
 ScenesFile = Annotated[Path, typer.Option(help="scenes.json.")]
 SplitFolder = Annotated[Path, typer.Option(help="Folder of the split.")]
+SumsFolder = Annotated[Path, typer.Option(help="Folder of the first round's sums, SHARD.npz.")]
 State = Annotated[Path, typer.Option(help="Folder for what must survive a killed job.")]
 RunFolder = Annotated[Path, typer.Option(help="Folder of the run.")]
 Fold = Annotated[int, typer.Option(help="Fold of the split.")]
@@ -45,6 +46,11 @@ def open_set(manifest: Path) -> tuple[PatchSet, str]:
     from swath.files import read_json
 
     return open_patches(manifest), read_json(manifest)["version"]
+
+
+def of_shards(patches: PatchSet, folder: Path) -> list[Path]:
+    """The file of each shard of a patch set in a folder."""
+    return [folder / f"{name}.npz" for name, _, _ in patches.shards]
 
 
 def table_of(split: Path) -> pd.DataFrame:

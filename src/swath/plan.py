@@ -46,6 +46,7 @@ STAGES = {
     "index": Stage(("quality",), ("swath.data.shards",)),
     "split": Stage(("split",), ("swath.split.deal", "swath.data.patchset")),
     "measure": Stage((), ("swath.data.statistics",)),
+    "totals": Stage((), ("swath.data.statistics",)),
     "statistics": Stage((), ("swath.data.statistics",)),
     "train": Stage(
         ("model", "task", "optim", "trainer"), ("swath.learn.train", "swath.learn.calibrate")

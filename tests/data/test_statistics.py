@@ -49,7 +49,7 @@ def reduced(
 ) -> list[dict[str, Any]]:
     """Summaries of each fold, as the verbs come to them."""
     dtype = patches.image.dtype
-    totals = add_up([measure(patches, which, training) for which in shards], len(training))
+    totals = add_up([measure(patches, which, training) for which in shards])
     refined: Any = [None] * len(training)
     if rounds(dtype) == 2:
         wanted = np.stack([bins_of(total)[0] for total in totals])
@@ -170,17 +170,20 @@ def test_the_verbs_come_to_the_direct_computation_through_their_files(
         done = CliRunner().invoke(app, [str(word) for word in words])
         assert done.exit_code == 0, done.output
 
-    def measured(round_: int, below: list[Path]) -> list[Path]:
-        files = [tmp_path / f"round{round_}-{shard}.npz" for shard in ("s0", "s1")]
-        for file, shard in zip(files, ("s0", "s1"), strict=True):
+    def measured(folder: Path, *below: object) -> Path:
+        for shard in ("s0", "s1"):
             verb("measure", "--patches", manifest, "--split", tmp_path / "split", "--shard", shard,
-                 "--out", file, *(f"--below={path}" for path in below))  # fmt: skip
-        return files
+                 "--out", folder / f"{shard}.npz", *below)  # fmt: skip
+        (folder / "another.npz").write_text("of a shard that has gone")
+        return folder
 
-    sums = measured(0, [])
-    refined = measured(1, sums) if dtype == "float32" else []
-    files = [f"--sums={path}" for path in sums] + [f"--refined={path}" for path in refined]
-    verb("statistics", "--patches", manifest, "--out", tmp_path / "statistics.json", *files)
+    sums, refined = measured(tmp_path / "round0"), []
+    if dtype == "float32":
+        totals = tmp_path / "totals.npz"
+        verb("totals", "--patches", manifest, "--sums", sums, "--out", totals)
+        refined = ["--refined", measured(tmp_path / "round1", "--below", totals)]
+    verb("statistics", "--patches", manifest, "--sums", sums, *refined,
+         "--out", tmp_path / "statistics.json")  # fmt: skip
     told = json.loads((tmp_path / "statistics.json").read_text())["folds"]
     assert len(told) == 2
     for fold, summary_ in enumerate(told):
@@ -188,5 +191,5 @@ def test_the_verbs_come_to_the_direct_computation_through_their_files(
     # What a file holds is what was measured.
     training = np.stack([parts[fold] == "train" for fold in (0, 1)])
     again = measure(found.patches, found.patches.of_shard("s1"), training)
-    for name, array in read_sums(sums[1]).arrays().items():
+    for name, array in read_sums(sums / "s1.npz").arrays().items():
         np.testing.assert_array_equal(array, again.arrays()[name])

@@ -326,7 +326,7 @@ def prepare_run() -> Callable[..., None]:
         verb("index", *config, *scenes, "--out", "patches/manifest.json")
         verb("split", *config, *data, *patches, "--name", "random", "--out", "split/random")
         split = ("--split", "split/random")
-        verb("measure", *patches, *split, "--shard", shard, "--out", "sums.npz")
-        verb("statistics", *patches, "--sums", "sums.npz", "--out", "split/random/statistics.json")
+        verb("measure", *patches, *split, "--shard", shard, "--out", f"sums/{shard}.npz")
+        verb("statistics", *patches, "--sums", "sums", "--out", "split/random/statistics.json")
 
     return prepare

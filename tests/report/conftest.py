@@ -294,7 +294,7 @@ def _split(folder: Path, shape: Shape, patches: PatchSet, name: str, seed: int) 
     }
     write_file(target / "audit.json", audit)
     sums = measure(patches, np.arange(count), (part == "train")[None])
-    folds = [summary(total, patches.image.dtype) for total in add_up([sums], 1)]
+    folds = [summary(total, patches.image.dtype) for total in add_up([sums])]
     write_file(target / "statistics.json", {"folds": folds})
     return pd.Series(part)
 

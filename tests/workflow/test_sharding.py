@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 
 from swath.data.landscape import draw_scenes
 
@@ -146,6 +147,22 @@ def test_one_shard_and_two_have_the_same_statistics(project: Project) -> None:
     assert one["quantiles"] == two["quantiles"]
     joined = project.json("patches/manifest.json")
     assert joined["checks"] == index["checks"] and joined["kept"] == index["kept"]
+
+
+def test_floats_take_a_second_round_and_have_the_same_statistics(project: Project) -> None:
+    integers = project.json("splits/random/statistics.json")["folds"][0]
+    for file in (project.folder / "data/embedded").glob("*/*_[12]0m.tif"):
+        with rasterio.open(file) as opened:
+            pixels, profile, names = opened.read(), opened.profile, opened.descriptions
+        with rasterio.open(file, "w", **{**profile, "dtype": "float32"}) as written:
+            written.write(pixels.astype(np.float32))
+            written.descriptions = names
+    told = project.splits()
+    assert [jobs(told, rule) for rule in ("measure", "totals", "statistics")] == [4, 1, 1]
+    floats = project.json("splits/random/statistics.json")["folds"][0]
+    for key in ("mean", "std"):
+        np.testing.assert_allclose(floats.pop(key), integers.pop(key), rtol=1e-9)
+    assert floats == integers
 
 
 def test_a_damaged_scene_is_set_aside_by_name_or_stops_the_workflow(project: Project) -> None:

@@ -132,12 +132,13 @@ rule split:
         " --out {params.out:q}"
 
 
-# A map over the shards; floats need a second round for exact quantiles.
+# A map over the shards; floats need a second round for exact quantiles. Verbs that read a file of
+# each shard take their folder: a thousand names would be too long a command.
 rule measure:
     input:
         patches="results/{experiment}/patches/manifest.json",
         split="results/{experiment}/splits/{split}/split.parquet",
-        below=sums_below,
+        below=totals_below,
     output:
         "results/{experiment}/splits/{split}/sums/round{round}/{shard}.npz",
     params:
@@ -157,6 +158,28 @@ rule measure:
         " --shard {wildcards.shard:q} --out {output:q} {params.below:q}"
 
 
+# Between the rounds, so that no job of the second reads all of the first.
+rule totals:
+    input:
+        patches="results/{experiment}/patches/manifest.json",
+        sums=sums_of_round(0),
+    output:
+        "results/{experiment}/splits/{split}/sums/totals.npz",
+    params:
+        code=code("totals"),
+        sums=lambda w, input: folder_of(input.sums),
+    log:
+        "results/{experiment}/log/totals-{split}.log",
+    benchmark:
+        "results/{experiment}/benchmarks/totals-{split}.tsv"
+    conda:
+        "../../environment.yml"
+    resources:
+        **asks(4000, 60),
+    shell:
+        "swath --log {log:q} totals --patches {input.patches:q} --sums {params.sums:q} --out {output:q}"
+
+
 rule statistics:
     input:
         patches="results/{experiment}/patches/manifest.json",
@@ -166,8 +189,8 @@ rule statistics:
         "results/{experiment}/splits/{split}/statistics.json",
     params:
         code=code("statistics"),
-        sums=lambda w, input: [f"--sums={path}" for path in input.sums],
-        refined=lambda w, input: [f"--refined={path}" for path in input.refined],
+        sums=lambda w, input: folder_of(input.sums),
+        refined=lambda w, input: told(refined=[folder_of(input.refined)] if input.refined else []),
     log:
         "results/{experiment}/log/statistics-{split}.log",
     benchmark:
@@ -178,4 +201,4 @@ rule statistics:
         **asks(4000, 60),
     shell:
         "swath --log {log:q} statistics --patches {input.patches:q} --out {output:q}"
-        " {params.sums:q} {params.refined:q}"
+        " --sums {params.sums:q} {params.refined:q}"

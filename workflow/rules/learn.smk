@@ -92,14 +92,15 @@ rule map:
 
 rule mosaic:
     input:
-        of_shards(
+        scenes=ancient("results/{experiment}/scenes.json"),
+        parts=of_shards(
             "results/{experiment}/maps/{split}-fold{fold}-seed{seed}/shard-{shard}.json"
         ),
     output:
         "results/{experiment}/maps/{split}-fold{fold}-seed{seed}/maps.json",
     params:
         code=code("mosaic"),
-        parts=lambda w, input: [f"--part={path}" for path in input],
+        parts=lambda w, input: folder_of(input.parts),
     log:
         "results/{experiment}/log/mosaic-{split}-fold{fold}-seed{seed}.log",
     benchmark:
@@ -109,7 +110,7 @@ rule mosaic:
     resources:
         **asks(1000, 60),
     shell:
-        "swath --log {log:q} mosaic --out {output:q} {params.parts:q}"
+        "swath --log {log:q} mosaic --scenes {input.scenes:q} --parts {params.parts:q} --out {output:q}"
 
 
 rule baseline:

@@ -331,9 +331,15 @@ def sums_of_round(number):
     return lambda w: of_shards(sums)(w) if number < scenes_of(w)[1] else []
 
 
-def sums_below(wildcards):
+def totals_below(wildcards):
     """What the second round builds on; nothing for the first."""
-    return sums_of_round(0)(wildcards) if wildcards.round == "1" else []
+    totals = f"results/{wildcards.experiment}/splits/{wildcards.split}/sums/totals.npz"
+    return [totals] if wildcards.round == "1" else []
+
+
+def folder_of(paths):
+    """The folder in which files of all shards lie."""
+    return Path(paths[0]).parent
 
 
 # ---- the shape of a study, known before it runs ----

@@ -182,10 +182,14 @@ def _merge(
     pixels[at] = total
 
 
-def add_up(shards: Iterable[Sums], folds: int) -> list[Sums]:
-    """The sums of each fold: one `Sums` with a single group for every fold."""
+def add_up(shards: Iterable[Sums]) -> list[Sums]:
+    """The sums of each fold: one `Sums` with a single group for every fold.
+
+    One shard is in memory at a time: its counts take some tens of megabytes.
+    """
     totals: list[Sums] = []
     for shard in shards:
+        folds = shard.folds.shape[1]
         if not totals:
             totals = [_empty(fold, folds, shard) for fold in range(folds)]
         for fold, total in enumerate(totals):
@@ -201,6 +205,13 @@ def add_up(shards: Iterable[Sums], folds: int) -> list[Sums]:
                 np.minimum(total.least[0], shard.least[group], out=total.least[0])
                 np.maximum(total.most[0], shard.most[group], out=total.most[0])
     return totals
+
+
+def together(totals: list[Sums]) -> Sums:
+    """The sums of several folds as those of one shard, each fold a group."""
+    return Sums(
+        **{name: np.concatenate([vars(each)[name] for each in totals]) for name in vars(totals[0])}
+    )
 
 
 def _empty(fold: int, folds: int, like: Sums) -> Sums:

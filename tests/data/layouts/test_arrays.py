@@ -126,7 +126,7 @@ def test_a_series_becomes_a_dimension_of_the_patch_set(
     np.testing.assert_array_equal(store["image"][4, 2, 1], values[2, 1, 10:, 10:20])
     assert store["time"].values[0] == np.datetime64("2026-01-05T10:20:31")
     which, trains = np.arange(6), np.ones((1, 6), bool)
-    told = summary(add_up([measure(cut.patches, which, trains)], 1)[0], cut.patches.image.dtype)
+    told = summary(add_up([measure(cut.patches, which, trains)])[0], cut.patches.image.dtype)
     np.testing.assert_allclose(told["mean"], values.reshape(12, -1).mean(axis=1), rtol=1e-9)
     np.testing.assert_allclose(told["std"], values.reshape(12, -1).std(axis=1), rtol=1e-9)
 
