@@ -5,7 +5,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run repro test s3-up s3-down test-s3 slurm-up slurm-down test-slurm lint format bench docs clean lock
+.PHONY: help setup run repro test s3-up s3-down test-s3 slurm-up slurm-down test-slurm test-image lint format bench docs clean lock
 
 ARGS ?=
 PYTHON ?=
@@ -83,11 +83,16 @@ test-s3: $(STAMP)  ## run the tests that need such a server; each process of the
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,s3]'
 	@$(IN_ENV) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m s3 $(ARGS)
 
-lint: $(STAMP)  ## check format, style, types and the workflow
+# By buildah (Debian: apt-get install buildah debootstrap), as root.
+test-image: $(STAMP)  ## build the container image and run it (some minutes, 8 GB below /tmp)
+	@$(IN_ENV) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m image $(ARGS)
+
+lint: $(STAMP)  ## check format, style, types, the workflow and the image
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy src
 	$(IN_ENV) $(BIN)/snakemake --lint
+	$(BIN)/hadolint Containerfile
 
 format: $(STAMP)  ## write the format and the safe corrections of style
 	$(BIN)/ruff format .
