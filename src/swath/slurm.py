@@ -48,7 +48,7 @@ def check(asked: Mapping[str, int | str], where: str) -> None:
     among = ["-p", names] if names else []
     # A line for each kind of node.
     kinds = [line.split("|") for line in _lines("sinfo", "-h", *among, "-o", "%l|%D|%G")]
-    runtime = int(asked.get("runtime", 0))
+    runtime = _number(asked, "runtime")
     longest = max((_minutes(limit) for limit, _, _ in kinds), default=runtime)
     if runtime > longest:
         raise RunError(
@@ -56,8 +56,8 @@ def check(asked: Mapping[str, int | str], where: str) -> None:
             where=where,
             mend="set a shorter runtime: a training goes on in the next job",
         )
-    model, nodes = str(asked.get("gpu_model", "")), int(asked.get("nodes", 1))
-    gpus = -(-int(asked.get("gpu", 0)) // nodes)
+    model, nodes = str(asked.get("gpu_model", "")), max(1, _number(asked, "nodes"))
+    gpus = -(-_number(asked, "gpu") // nodes)
     fit = sum(int(count) for _, count, gres in kinds if not gpus or _gpus(gres, model) >= gpus)
     if fit < nodes:
         of = f" with {gpus} GPUs" + f" of model {model!r}" * bool(model) if gpus else ""
@@ -138,6 +138,12 @@ def _lines(*command: str, needed: bool = True) -> list[str]:
     if done.returncode and needed:
         raise RunError(done.stderr.strip() or "failed", where=command[0], mend="try again later")
     return [] if done.returncode else done.stdout.split("\n")[:-1]
+
+
+def _number(asked: Mapping[str, int | str], name: str) -> int:
+    """A number that is asked for; an expression is for Snakemake to evaluate, job by job."""
+    value = str(asked.get(name, 0))
+    return int(value) if value.isdecimal() else 0
 
 
 def _minutes(limit: str) -> float:

@@ -1,9 +1,9 @@
 """A real Slurm on this machine for the tests: `python tests/servers/slurm.py up`, or `down`.
 
-Two nodes of 64 (declared) cores and one pretended GPU each, accounting, enforced memory, and a
-partition (work) whose jobs are preempted by another's (urgent). A third node, of the partition
-bare, does not see the folder SHARED. All of it listens on the loopback alone. It needs root and
-Debian's packages, which it installs where they are missing, and no systemd.
+Two nodes of 64 (declared) cores and one pretended GPU each (partition work), accounting, and
+enforced memory. A third node does not see the folder SHARED; its jobs (partition bare) are
+preempted by those of another partition (urgent). All of it listens on the loopback alone. It needs
+root and Debian's packages, which it installs where they are missing, and no systemd.
 
 The plugin of Snakemake drops SLURM_CONF, so the configuration must lie in /etc/slurm: as links,
 which `down` takes away. A Slurm that this machine has of its own is left alone.
@@ -75,8 +75,8 @@ NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={n1} CPUs=64 RealMemory=
 NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={n2} CPUs=64 RealMemory=256000 Gres=gpu:1
 NodeName=n3 NodeHostname={host} NodeAddr=127.0.0.1 Port={n3} CPUs=64 RealMemory=256000
 PartitionName=work Nodes=n[1-2] Default=YES MaxTime=24:00:00 PriorityTier=1
-PartitionName=urgent Nodes=n[1-2] MaxTime=24:00:00 PriorityTier=2
-PartitionName=bare Nodes=n3 MaxTime=24:00:00
+PartitionName=bare Nodes=n3 MaxTime=24:00:00 PriorityTier=1
+PartitionName=urgent Nodes=n3 MaxTime=24:00:00 PriorityTier=2
 """,
     "slurmdbd.conf": """
 DbdHost={host}

@@ -28,7 +28,7 @@ SHARED = Path("/var/lib/swath-slurm/shared")
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 
 BIN = Path(sys.executable).parent
-LIMIT_S = 600.0
+LIMIT_S = 1200.0
 DATA = (
     "data.drawing.scenes=1 data.drawing.size_px=256 patches.size_px=32 split=random "
     "split.allow_leaks=true model.width=4 trainer.precision=fp32 trainer.compile=false "
@@ -262,17 +262,15 @@ def test_two_nodes_train_one_run(project: Project) -> None:
 
 
 def test_a_preempted_training_goes_on_from_its_checkpoint(project: Project) -> None:
+    project.site["SWATH_SLURM_PARTITION"] = "bare"
     main = project.start()
     project.held()
-    urgent = subprocess.run(
-        ["sbatch", "--parsable", "-p", "urgent", "-N2", "--exclusive", "-o", "/dev/null", "--wrap",
-         "sleep 1"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    urgent = ["sbatch", "--parsable", "-p", "urgent", "--exclusive", "-o", "/dev/null", "--wrap"]
+    subprocess.run([*urgent, "sleep 1"], check=True, capture_output=True)
     project.ended(main)
     jobs = project.jobs("train")
     assert project.states() == ["PREEMPTED", "COMPLETED"]
-    assert jobs[0]["JobID"] == jobs[1]["JobID"] != urgent.stdout.strip(), "Slurm queues it again"
+    assert jobs[0]["JobID"] == jobs[1]["JobID"], "Slurm queues it again"
     run = project.run()
     assert run["attempts"] == 2 and run["epochs"] == 40
     assert len(went_on(project.log)) == 1 and min(went_on(project.log)) > (1, 0)
@@ -283,16 +281,17 @@ def test_a_training_over_its_time_limit_goes_on(project: Project) -> None:
     rules = project.folder / "workflow/rules/learn.smk"
     text = rules.read_text()
     told = "--minutes {resources.runtime}"
-    limit = '        limit=lambda w, attempt: "0.4" if attempt == 1 else "60",\n'
+    limit = '        limit=lambda w, attempt: "0.75" if attempt == 1 else "60",\n'
     rules.write_text(
         text.replace(told, "--minutes {resources.limit}", 1).replace(
             '        processes="auto",\n', f'        processes="auto",\n{limit}', 1
         )
     )
-    main = project.start(f"{RUN}/run.json", LONG, "--set-resources", "train:runtime=1")
-    began = time.monotonic()
+    runtime = "train:runtime=2 if attempt == 2 else 60"
+    main = project.start(f"{RUN}/run.json", LONG, "--set-resources", runtime)
     stopped = project.held()
-    time.sleep(max(0.0, began + 25 - time.monotonic()))
+    over = psutil.Process(stopped).create_time() + 46
+    time.sleep(max(0.0, over - time.time()))
     os.kill(stopped, signal.SIGCONT)
     project.held(but=stopped, checkpoint=False)
     used, seconds = cpu_of(main.pid), time.monotonic()
