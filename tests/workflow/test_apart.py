@@ -224,19 +224,25 @@ def test_no_secret_is_anywhere(site: Site) -> None:
     assert not [text[:200] for text in texts if secret in text]
 
 
-@pytest.mark.parametrize(
-    ("env", "says"),
-    [
-        (
-            {"AWS_SECRET_ACCESS_KEY": "x"},
-            "the store refuses the signature: the secret key is wrong",
-        ),
-        ({"SNAKEMAKE_STORAGE_S3_SECRET_KEY": "x"}, "would stand in the command of every job"),
-    ],
-)
-def test_the_main_process_says_in_one_line_what_is_wrong(site: Site, env, says) -> None:
-    done = site.run("-n", **env)
-    assert done.returncode == 2
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("swath: ")]
-    assert says in line
+def refused(site: Site, **env: str) -> str:
+    """The one line of a start that ends before anything is submitted."""
+    jobs = len(list(site.jobs.iterdir()))
+    done = site.run("all", "--forceall", **env)
+    assert done.returncode == 2 and len(list(site.jobs.iterdir())) == jobs
     assert "Traceback" not in done.stdout
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("swath: ")]
+    return line
+
+
+def test_the_main_process_says_in_one_line_that_its_key_is_wrong(site: Site) -> None:
+    line = refused(site, AWS_SECRET_ACCESS_KEY="x")
+    assert "the store refuses the signature: the secret key is wrong; mend AWS_" in line
+
+
+def test_a_key_that_would_stand_in_commands_is_refused(site: Site) -> None:
+    line = refused(
+        site,
+        SNAKEMAKE_STORAGE_S3_ACCESS_KEY=site.s3.env["AWS_ACCESS_KEY_ID"],
+        SNAKEMAKE_STORAGE_S3_SECRET_KEY=site.s3.secret,
+    )
+    assert "SNAKEMAKE_STORAGE_S3_SECRET_KEY would stand in the command of every job" in line

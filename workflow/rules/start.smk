@@ -80,12 +80,6 @@ def use_store():
         stop(f"--default-storage-prefix={address}: name a bucket, and a folder in it: s3://bucket/me")
     for name in store.SETTINGS:
         if value := getattr(provider.settings, name):
-            # Some executors would write them into each job's command, for all to read.
-            if name in ("secret_key", "token") and spells_out_variables():
-                stop(
-                    f"SNAKEMAKE_STORAGE_S3_{name.upper()} would stand in the command of every job; "
-                    "give it as AWS_SECRET_ACCESS_KEY or AWS_SESSION_TOKEN to this process and the jobs"
-                )
             os.environ[f"SNAKEMAKE_STORAGE_S3_{name.upper()}"] = str(value)
     os.environ[store.ADDRESS] = address
     copy = provider.object(f"{address.rstrip('/')}/data").local_path().parent
@@ -109,10 +103,17 @@ class Sources(list):
         return repr(self.told)
 
 
-def spells_out_variables():
-    """Whether the executor writes variables into the commands of jobs."""
-    settings = getattr(workflow.executor_plugin, "common_settings", None)
-    return bool(settings and settings.non_local_exec and settings.pass_envvar_declarations_to_cmd)
+# Some executors write the variables of a storage into each job's command, for all to read. Which executor
+# it is, is known from here on.
+onstart:
+    settings = workflow.executor_plugin.common_settings
+    spelt_out = settings.non_local_exec and settings.pass_envvar_declarations_to_cmd
+    for name in ("SNAKEMAKE_STORAGE_S3_SECRET_KEY", "SNAKEMAKE_STORAGE_S3_TOKEN"):
+        if spelt_out and store.is_used() and os.environ.get(name):
+            stop(
+                f"{name} would stand in the command of every job; give it as AWS_SECRET_ACCESS_KEY or "
+                "AWS_SESSION_TOKEN to this process and to the jobs"
+            )
 
 
 def write_sections(experiments):
