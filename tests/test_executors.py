@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,18 @@ import pytest
 import yaml
 
 from swath.errors import RunError
-from swath.executors import BARE, NAMES, Asked, spelled
+from swath.executors import (
+    AWS_MEMORY,
+    BARE,
+    KEYS,
+    NAMES,
+    Asked,
+    google_precommand,
+    guard,
+    mend_kubernetes,
+    passed,
+    spelled,
+)
 
 PROFILES = Path(__file__).parents[1] / "workflow/profiles"
 TRAINS = Asked(8000, 1380, trains=True, goes_on=True)
@@ -63,26 +75,144 @@ def test_gpus(device: str, site: dict[str, Any], given: dict[str, Any], count: i
     [
         ("slurm", {"gpu": 1, "gpu_model": "a100"}),
         ("local", {"gpu": 1, "gpu_model": "a100"}),
-        ("kubernetes", {"gpu": 1, "gpu_manufacturer": "nvidia", "scale": 0}),
-        ("aws-batch", {"_gpus": 1}),
-        ("googlebatch", {"nvidia_gpu": "a100"}),
+        ("kubernetes", {"gpu": 1, "gpu_manufacturer": "nvidia", "scale": 0, "machine_type": "g"}),
+        ("aws-batch", {"_gpus": 1, "mem_mb": 8192}),
+        (
+            "googlebatch",
+            {
+                "nvidia_gpu": "a100",
+                "googlebatch_machine_type": "g",
+                "googlebatch_cpu_milli": 4000,
+                "googlebatch_memory": 8000,
+                "googlebatch_max_run_duration": "82800s",
+            },
+        ),
     ],
 )
 def test_each_executor_is_told_in_its_words(executor: str, words: dict[str, Any]) -> None:
-    asked = of(executor=executor, site={"site_gpu": 1, "site_gpu_model": "a100"})
+    site: dict[str, Any] = {"site_gpu": 1, "site_gpu_machine": "g"}
+    if executor not in ("kubernetes", "aws-batch"):
+        site["site_gpu_model"] = "a100"
+    asked = of(executor=executor, site=site, threads=4)
     assert {name: asked.get(name) for name in words} == words
-    others = {"gpu_manufacturer", "scale", "_gpus", "nvidia_gpu"} - set(words)
-    assert not others & set(asked)
+    mine = {"gpu_manufacturer", "scale", "machine_type", "_gpus", "nvidia_gpu"}
+    others = {name for name in NAMES if name in mine or name.startswith("googlebatch_")}
+    assert not (others - set(words)) & set(asked)
 
 
-def test_kubernetes_is_not_told_of_no_gpu() -> None:
-    assert "gpu" not in of(executor="kubernetes"), "its plugin takes gpu=0 for a request"
+@pytest.mark.parametrize("executor", ["kubernetes", "aws-batch", "googlebatch"])
+def test_a_job_without_a_network_is_sent_to_no_machine_with_a_gpu(executor: str) -> None:
+    asked = of(COUNTS, executor=executor, site={"site_gpu": 1, "site_gpu_machine": "g"}, threads=1)
+    gpus = {"gpu", "gpu_manufacturer", "machine_type", "_gpus", "nvidia_gpu"}
+    assert not (gpus | {"googlebatch_machine_type"}) & set(asked), "gpu=0 is a request, too"
+    assert set(asked) - {"devices", "launch"} <= set(BARE)
+
+
+def test_google_is_told_what_a_person_has_set() -> None:
+    asked = of(executor="googlebatch", given={"mem_mb": "32000", "runtime": 90}, threads=8)
+    assert asked["googlebatch_memory"] == 32000
+    assert asked["googlebatch_max_run_duration"] == "5400s"
+    assert asked["googlebatch_cpu_milli"] == 8000
+    with pytest.raises(RunError, match="runtime=2h: has to be a plain number"):
+        of(executor="googlebatch", given={"runtime": "2h"})
 
 
 def test_google_grants_several_gpus_of_one_kind_alone() -> None:
     assert of(executor="googlebatch", site={"site_gpu": 2})["nvidia_gpu"] == 2
     with pytest.raises(RunError, match="gpu=2 gpu_model=a100: its plugin asks for several"):
         of(executor="googlebatch", site={"site_gpu": 2, "site_gpu_model": "a100"})
+
+
+@pytest.mark.parametrize("executor", ["kubernetes", "aws-batch"])
+def test_a_kind_of_gpu_that_a_plugin_would_not_ask_for_is_refused(executor: str) -> None:
+    with pytest.raises(RunError, match="gpu_model=a100: its plugin asks for no kind of GPU"):
+        of(executor=executor, site={"site_gpu": 1, "site_gpu_model": "a100"}, threads=4)
+
+
+@pytest.mark.parametrize(
+    ("mem_mb", "threads", "attempt", "granted"),
+    [
+        (1000, 1, 1, 2048),
+        (4000, 1, 1, 4096),
+        (8000, 4, 1, 8192),
+        (8000, 4, 2, 12288),
+        (8000, 1, 2, 8192),  # the most there is
+        (8000, 16, 1, 32768),
+        (20000, 8, 1, 20480),
+    ],
+)
+def test_aws_grants_at_least_what_is_asked_for(
+    mem_mb: int, threads: int, attempt: int, granted: int
+) -> None:
+    asked = of(Asked(mem_mb, 60), executor="aws-batch", threads=threads, attempt=attempt)
+    assert asked["mem_mb"] == granted
+
+
+@pytest.mark.parametrize(
+    ("asked", "more", "told"),
+    [
+        (COUNTS, {"threads": 6}, "threads=6: AWS Batch's plugin grants 1, 2, 4, 8 or 16 proc"),
+        (Asked(9000, 60), {"threads": 1}, "mem_mb=9000: .* 2048 to 8192 MB by steps of 1024"),
+        # What a person has set is not rounded by us: the plugin would lower it to the least.
+        (COUNTS, {"threads": 4, "given": {"mem_mb": "9000"}}, "mem_mb=9000: .* 8192 to 30720 MB"),
+    ],
+)
+def test_what_aws_would_lower_in_silence_is_refused(
+    asked: Asked, more: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(RunError, match=told):
+        of(asked, executor="aws-batch", **more)
+
+
+def test_aws_grants_what_its_plugin_knows() -> None:
+    plugin = pytest.importorskip(
+        "snakemake_executor_plugin_aws_batch.constant", reason="the extra aws-batch is absent"
+    )
+    ours = {(mem, cpus) for cpus, granted in AWS_MEMORY.items() for mem in granted}
+    known = plugin.VALID_RESOURCES_MAPPING.items()
+    assert ours == {(mem, cpus) for mem, each in known for cpus in each}
+
+
+# ---- secrets ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("executor", ["aws-batch", "googlebatch"])
+def test_a_secret_that_would_stand_in_a_job_is_refused_by_its_name(executor: str) -> None:
+    guard(executor, ["AWS_ENDPOINT_URL_S3", "SNAKEMAKE_STORAGE_S3_REGION"])
+    with pytest.raises(RunError) as refused:
+        guard(executor, ["AWS_REGION", "SNAKEMAKE_STORAGE_S3_SECRET_KEY", "WANDB_API_KEY"])
+    told = f"{executor}: SNAKEMAKE_STORAGE_S3_SECRET_KEY, WANDB_API_KEY: whoever may look at"
+    assert str(refused.value).startswith(told)
+
+
+def test_kubernetes_has_a_secret_for_secrets_and_a_command_has_none() -> None:
+    guard("kubernetes", KEYS)
+    with pytest.raises(RunError, match="slurm: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SE"):
+        guard("slurm", KEYS, by_command=True)
+
+
+def test_what_is_set_is_passed_and_keys_where_they_are_hidden(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("AWS_REGION", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", *KEYS):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden")
+    assert passed(secrets=False) == ["AWS_ENDPOINT_URL_S3"]
+    assert passed(secrets=True) == ["AWS_ENDPOINT_URL_S3", "AWS_SECRET_ACCESS_KEY"]
+
+
+@pytest.mark.parametrize(("command", "code"), [("true", 0), ("sh -c 'exit 85'", 85)])
+def test_a_job_on_google_ends_as_its_command_does(tmp_path: Path, command: str, code: int) -> None:
+    # What the plugin makes of it: written by a shell that expands, and followed by other commands.
+    script = f"cat <<EOF > job.sh\n{google_precommand('projects/p/secrets/s')} && {command}\n"
+    script += "echo others >> $PWD/others\nEOF\nbash job.sh"
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env={"TMPDIR": str(tmp_path)})
+    assert done.returncode == code
+    assert (tmp_path / "others").exists() == (code == 0)
+    (config,) = tmp_path.glob("tmp.*/aws")
+    process = "credential_process=python -m swath.executors projects/p/secrets/s\n"
+    assert config.read_text() == f"[default]\n{process}"
 
 
 def test_several_nodes_are_started_by_srun() -> None:
@@ -101,6 +231,65 @@ def test_several_nodes_elsewhere_are_refused(executor: str) -> None:
         of(executor=executor, given={"nodes": 2})
 
 
+@pytest.fixture
+def kubernetes(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The client, made whole again after the test."""
+    client = pytest.importorskip("kubernetes.client", reason="the extra kubernetes is absent")
+    config = importlib.import_module("kubernetes.config")
+    monkeypatch.setattr(config, "load_incluster_config", config.load_incluster_config)
+    for name in ("read_namespaced_pod_log", "create_namespaced_secret"):
+        monkeypatch.setattr(client.CoreV1Api, name, getattr(client.CoreV1Api, name))
+    return client
+
+
+def test_the_log_of_a_failed_pod_is_read_or_done_without(
+    kubernetes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def read(self: Any, name: str, namespace: str, **more: Any) -> str:
+        asked.append(more)
+        if name == "gone":
+            raise kubernetes.ApiException(404, "Not Found")
+        return "its log"
+
+    api = kubernetes.CoreV1Api
+    monkeypatch.setattr(api, "read_namespaced_pod_log", read)
+    mend_kubernetes(RuntimeError)
+    log = api.read_namespaced_pod_log(None, "there", "lab", container="c", previous=True)
+    assert log == "its log"
+    assert asked == [{"container": "c"}], "no pod is started again, so there is none before"
+    told = api.read_namespaced_pod_log(None, "gone", "lab", previous=True)
+    assert told == "swath: there is no log of it (404 Not Found)"
+
+
+def test_what_kubernetes_refuses_is_one_line(
+    kubernetes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Any, namespace: str, secret: Any) -> None:
+        raise kubernetes.ApiException(secret)
+
+    api = kubernetes.CoreV1Api
+    monkeypatch.setattr(api, "create_namespaced_secret", refuse)
+    mend_kubernetes(RuntimeError)
+    with pytest.raises(RuntimeError, match=r"^swath: namespace lab: Kubernetes has no such"):
+        api.create_namespaced_secret(None, "lab", 404)
+    with pytest.raises(kubernetes.ApiException):  # which the plugin expects, when it comes again
+        api.create_namespaced_secret(None, "lab", 409)
+
+
+def test_no_cluster_is_one_line(kubernetes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> None:
+        raise importlib.import_module("kubernetes.config").ConfigException("no configuration")
+
+    config = importlib.import_module("kubernetes.config")
+    monkeypatch.setattr(config, "load_incluster_config", absent)
+    monkeypatch.setenv("KUBECONFIG", "nowhere")
+    mend_kubernetes(RuntimeError)
+    with pytest.raises(RuntimeError, match=r"^swath: nowhere: no cluster is configured"):
+        config.load_incluster_config()
+
+
 # ---- the profiles -------------------------------------------------------------------------------
 
 
@@ -108,9 +297,11 @@ def read(profile: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """What Snakemake makes of a profile: its YAML processed as `snakemake --profile` does."""
     code = "import sys, yte; yte.process_yaml(sys.stdin, sys.stdout, require_use_yte=True)"
     text = (PROFILES / profile / "config.yaml").read_text()
+    package = {"PYTHONPATH": str(PROFILES.parents[1] / "src")}
     return subprocess.run(
-        [sys.executable, "-c", code], input=text, env=environ, capture_output=True, text=True
-    )
+        [sys.executable, "-c", code],
+        input=text, env=package | environ, capture_output=True, text=True,
+    )  # fmt: skip
 
 
 def test_a_profile_without_its_site_says_which_value_is_missing() -> None:
@@ -127,3 +318,41 @@ def test_a_site_is_told_to_every_job() -> None:
     told = yaml.safe_load(done.stdout)["default-resources"]
     assert told["slurm_account"] == "lab" and not told["slurm_partition"]
     assert told["site_gpu"] == 2 and told["runtime"] == 1380
+
+
+CLOUDS = {
+    "kubernetes": {"SWATH_NAMESPACE": "lab"},
+    "aws-batch": {
+        "SWATH_AWS_REGION": "eu-central-1",
+        "SWATH_AWS_QUEUE": "gpu",
+        "SWATH_AWS_ROLE": "arn:aws:iam::123456789012:role/swath",
+    },
+    "google-batch": {
+        "SWATH_GOOGLE_PROJECT": "lab",
+        "SWATH_GOOGLE_REGION": "europe-west3",
+        "SWATH_GOOGLE_KEYS": "projects/lab/secrets/swath",
+        "SWATH_SERVICE_ACCOUNT": "jobs@lab.iam.gserviceaccount.com",
+    },
+}
+
+
+@pytest.mark.parametrize("profile", CLOUDS)
+def test_a_cloud_is_told_its_site(profile: str) -> None:
+    everywhere = {"SWATH_IMAGE": "registry/swath:1", "SWATH_BUCKET": "s3://lab/me"}
+    keys = dict.fromkeys((*KEYS, "AWS_REGION"), "known")
+    environ = {**everywhere, **CLOUDS[profile], **keys, "SWATH_GPU": "2"}
+    done = read(profile, **environ)
+    assert done.returncode == 0, done.stderr
+    told = yaml.safe_load(done.stdout)
+    assert told["container-image"] == "registry/swath:1"
+    assert told["default-storage-prefix"] == "s3://lab/me"
+    assert told["default-resources"]["site_gpu"] == 2
+    secrets = [name for name in told["envvars"] if name in KEYS]
+    assert secrets == (list(KEYS) if profile == "kubernetes" else [])
+    assert "known" not in done.stdout
+    if profile == "aws-batch":
+        assert told["aws-batch-task-timeout"] == 60 * told["default-resources"]["runtime"] > 300
+    for absent in (*everywhere, *CLOUDS[profile]):
+        refused = read(profile, **{**environ, absent: ""})
+        assert refused.returncode == 2 and refused.stderr.count("\n") == 1
+        assert refused.stderr.startswith(f"swath: {absent} is not set: ")

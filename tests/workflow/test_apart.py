@@ -245,4 +245,4 @@ def test_a_key_that_would_stand_in_commands_is_refused(site: Site) -> None:
         SNAKEMAKE_STORAGE_S3_ACCESS_KEY=site.s3.env["AWS_ACCESS_KEY_ID"],
         SNAKEMAKE_STORAGE_S3_SECRET_KEY=site.s3.secret,
     )
-    assert "SNAKEMAKE_STORAGE_S3_SECRET_KEY would stand in the command of every job" in line
+    assert "SNAKEMAKE_STORAGE_S3_SECRET_KEY: whoever may look at the jobs would read it" in line

@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+from snakemake.exceptions import ResourceValidationError, WorkflowError
+
 from swath import devices, executors, plan, slurm, store
 from swath.data.card import FETCHED_BY
 from swath.errors import SwathError
@@ -30,6 +32,10 @@ GOES_ON = 3 if workflow.is_main_process else 0
 if workflow.resource_settings.cores is None and workflow.resource_settings.nodes is None:
     workflow.resource_settings.cores = len(os.sched_getaffinity(0))
     workflow.global_resources["_cores"] = workflow.resource_settings.cores
+
+# Before the plugin is used; which executor will be is not known yet.
+if workflow.is_main_process and "snakemake_executor_plugin_kubernetes" in sys.modules:
+    executors.mend_kubernetes(WorkflowError)
 
 # The verbs of the environment that runs this workflow, wherever it was started from.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]))
@@ -103,17 +109,18 @@ class Sources(list):
         return repr(self.told)
 
 
-# Some executors write the variables of a storage into each job's command, for all to read. Which executor
-# it is, is known from here on.
+# Which executor it is, is known from here on.
 onstart:
     settings = workflow.executor_plugin.common_settings
-    spelt_out = settings.non_local_exec and settings.pass_envvar_declarations_to_cmd
-    for name in ("SNAKEMAKE_STORAGE_S3_SECRET_KEY", "SNAKEMAKE_STORAGE_S3_TOKEN"):
-        if spelt_out and store.is_used() and os.environ.get(name):
-            stop(
-                f"{name} would stand in the command of every job; give it as AWS_SECRET_ACCESS_KEY or "
-                "AWS_SESSION_TOKEN to this process and to the jobs"
+    if settings.non_local_exec:
+        try:
+            executors.guard(
+                workflow.executor_plugin.name,
+                workflow.spawned_job_args_factory.envvars(),
+                by_command=settings.pass_envvar_declarations_to_cmd,
             )
+        except SwathError as wrong:
+            stop(wrong)
 
 
 def write_sections(experiments):
@@ -219,7 +226,12 @@ def asks(mem_mb, runtime, **how):
 
     def of(name):
         def resource(wildcards, attempt, rulename, threads):
-            return job_of(asked, rulename, attempt, threads, wildcards.get("experiment")).get(name)
+            experiment = wildcards.get("experiment")
+            try:
+                return job_of(asked, rulename, attempt, threads, experiment).get(name)
+            except SwathError as wrong:
+                # Of this kind Snakemake prints the message alone.
+                raise ResourceValidationError(f"swath: {wrong}") from None
 
         return resource
 
