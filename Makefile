@@ -5,7 +5,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run repro test s3-up s3-down test-s3 slurm-up slurm-down test-slurm test-image lint format bench docs clean lock
+.PHONY: help setup run repro test s3-up s3-down test-s3 slurm-up slurm-down test-slurm test-image test-clouds lint format bench docs clean lock
 
 ARGS ?=
 PYTHON ?=
@@ -86,6 +86,11 @@ test-s3: $(STAMP)  ## run the tests that need such a server; each process of the
 # By buildah (Debian: apt-get install buildah debootstrap), as root.
 test-image: $(STAMP)  ## build the container image and run it (some minutes, 8 GB below /tmp)
 	@$(IN_ENV) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m image $(ARGS)
+
+test-clouds: $(STAMP)  ## run the tests that run jobs on loopback servers of Kubernetes, AWS and Google Batch
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,kubernetes,aws-batch,google-batch]'
+	@$(IN_ENV) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m '' \
+		tests/test_executors.py tests/workflow/test_specifications.py tests/workflow/test_clouds.py $(ARGS)
 
 lint: $(STAMP)  ## check format, style, types, the workflow and the image
 	$(BIN)/ruff format --check .
