@@ -105,7 +105,7 @@ def main() -> None:
         f"{job:.0f} s in it for two starts of Snakemake, {heard:.0f} s until its end is heard of "
         f"(medians of {len(found)})"
     )
-    print(f"the main process uses {100 * spent:.1f} % of a core while a job runs (bar: 5 %)")
+    print(f"the main process uses {100 * spent:.2f} % of a core while a job runs (bar: 5 %)")
 
 
 if __name__ == "__main__":
