@@ -90,7 +90,7 @@ test-image: $(STAMP)  ## build the container image and run it (some minutes, 8 G
 test-clouds: $(STAMP)  ## run the tests that run jobs on loopback servers of Kubernetes, AWS and Google Batch
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,kubernetes,aws-batch,google-batch]'
 	@$(IN_ENV) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m '' \
-		tests/test_executors.py tests/workflow/test_specifications.py tests/workflow/test_clouds.py $(ARGS)
+		tests/test_clouds.py tests/test_executors.py tests/workflow/test_specifications.py tests/workflow/test_in_clouds.py $(ARGS)
 
 lint: $(STAMP)  ## check format, style, types, the workflow and the image
 	$(BIN)/ruff format --check .

@@ -24,6 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "launch": {"errors"},
     "devices": {"errors"},
     "executors": {"errors"},
+    "clouds": {"errors"},
     "slurm": {"errors"},
     "registry": {"errors"},
     "settings": {"registry", "errors", "data"},

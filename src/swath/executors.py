@@ -12,13 +12,11 @@ Source:
 
 from __future__ import annotations
 
-import base64
 import os
-import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from swath.errors import RunError
 
@@ -45,17 +43,6 @@ AWS_MEMORY = {
 }
 """Processors of a job on AWS Batch -> the MiB that its plugin grants with them. Anything else it
 lowers to the least of them, or refuses."""
-SECRET = re.compile("KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL")
-"""Names of variables whose values nobody should see."""
-KUBERNETES = {
-    401: "refuses the credentials; renew them (kubectl auth whoami)",
-    403: "lets these credentials create no secret there; ask for the role in docs/executors.md",
-    404: "has no such namespace; mend SWATH_NAMESPACE (kubectl get namespaces)",
-}
-"""What it answers to the first that is asked of it, and what to do."""
-STORE_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION")
-KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-"""What the jobs need to know of the store, and what opens it."""
 
 
 @dataclass(frozen=True)
@@ -113,12 +100,7 @@ def spelled(
     found: dict[str, Resource] = {
         "mem_mb": asked.mem_mb * (1 + attempt) // 2,
         "runtime": runtime,
-        # Of several nodes the processes are started by srun, a GPU for each.
-        # It knows nothing of the job's request, of which Snakemake's plugin leaves it no word.
-        "launch": f"srun --nodes={nodes} --ntasks={tasks} --cpus-per-task={threads} "
-        "--kill-on-bad-exit=1 "
-        if nodes > 1
-        else "",
+        "launch": "",
         "devices": 0 if nodes > 1 else gpu,
     }
     if gpu:
@@ -126,52 +108,88 @@ def spelled(
         if model := given.get("gpu_model", site.get("site_gpu_model", "")):
             found["gpu_model"] = model
     if nodes > 1:
-        if executor in ("kubernetes", "aws-batch", "googlebatch"):
-            raise RunError(
-                f"{executor} starts each job on one node",
-                where=f"nodes={nodes}",
-                mend="set nodes=1, or train on several with --profile workflow/profiles/slurm",
-            )
         found |= {"nodes": nodes, "mpi": "srun", "tasks": tasks}
         if gpu:
             found["tasks_per_gpu"] = 1
-    machine = site.get("site_gpu_machine") if gpu else None
-    if gpu and executor in ("kubernetes", "aws-batch") and "gpu_model" in found:
+        # The processes are started by srun, a GPU for each. It knows nothing of the job's request,
+        # of which Snakemake's plugin leaves it no word.
+        found["launch"] = (
+            f"srun --nodes={nodes} --ntasks={tasks} --cpus-per-task={threads} --kill-on-bad-exit=1 "
+        )
+    if executor in CLOUDS:
+        _refuse(found, executor)
+        machine = site.get("site_gpu_machine") if gpu else None
+        found |= CLOUDS[executor](found, given, threads, attempt, machine)
+    return found
+
+
+def _refuse(found: Mapping[str, Resource], executor: str) -> None:
+    """Refuse what a cloud's plugin cannot ask for, and would leave out."""
+    if "nodes" in found:
+        raise RunError(
+            f"{executor} starts each job on one node",
+            where=f"nodes={found['nodes']}",
+            mend="set nodes=1, or train on several with --profile workflow/profiles/slurm",
+        )
+    if "gpu_model" in found and executor != "googlebatch":
         raise RunError(
             "its plugin asks for no kind of GPU",
             where=f"gpu_model={found['gpu_model']}",
             mend="name the machines that have it by SWATH_GPU_MACHINE (Kubernetes), "
             "or a queue of such machines (AWS Batch)",
         )
-    if executor == "kubernetes":
-        # Without it requests have no limits, and a GPU is granted to a limit alone.
-        found["scale"] = 0
-        if gpu:
-            found["gpu_manufacturer"] = "nvidia"
-        if machine:
-            found["machine_type"] = machine
-    if executor == "aws-batch":
-        found["mem_mb"] = _aws_memory(_number(given, "mem_mb", found), threads, given, attempt)
-        if gpu:
-            found["_gpus"] = gpu
-    if executor == "googlebatch":
-        found |= {
-            "googlebatch_cpu_milli": 1000 * threads,
-            "googlebatch_memory": _number(given, "mem_mb", found),
-            "googlebatch_max_run_duration": f"{60 * _number(given, 'runtime', found)}s",
-        }
-        if machine:
-            found["googlebatch_machine_type"] = machine
-        model = found.get("gpu_model", "")
+
+
+Found = Mapping[str, Resource]
+
+
+def _kubernetes(
+    found: Found, given: Found, threads: int, attempt: int, machine: Resource | None
+) -> dict[str, Resource]:
+    # Without `scale` requests have no limits, and a GPU is granted to a limit alone.
+    words: dict[str, Resource] = {"scale": 0}
+    if "gpu" in found:
+        words["gpu_manufacturer"] = "nvidia"
+    if machine:
+        words["machine_type"] = machine
+    return words
+
+
+def _aws_batch(
+    found: Found, given: Found, threads: int, attempt: int, machine: Resource | None
+) -> dict[str, Resource]:
+    words: dict[str, Resource] = {
+        "mem_mb": _aws_memory(_number(given, "mem_mb", found), threads, given, attempt)
+    }
+    if "gpu" in found:
+        words["_gpus"] = found["gpu"]
+    return words
+
+
+def _googlebatch(
+    found: Found, given: Found, threads: int, attempt: int, machine: Resource | None
+) -> dict[str, Resource]:
+    words: dict[str, Resource] = {
+        "googlebatch_cpu_milli": 1000 * threads,
+        "googlebatch_memory": _number(given, "mem_mb", found),
+        "googlebatch_max_run_duration": f"{60 * _number(given, 'runtime', found)}s",
+    }
+    if machine:
+        words["googlebatch_machine_type"] = machine
+    if "gpu" in found:
+        gpu, model = int(found["gpu"]), found.get("gpu_model", "")
         if model and gpu > 1:
             raise RunError(
                 "its plugin asks for several GPUs of no other kind than nvidia-tesla-t4",
                 where=f"gpu={gpu} gpu_model={model}",
                 mend="leave gpu_model out, or set gpu=1",
             )
-        if gpu:
-            found["nvidia_gpu"] = model or gpu
-    return found
+        words["nvidia_gpu"] = model or gpu
+    return words
+
+
+CLOUDS = {"kubernetes": _kubernetes, "aws-batch": _aws_batch, "googlebatch": _googlebatch}
+"""What else each wants to be told, or by other names."""
 
 
 def _number(given: Mapping[str, Resource], name: str, found: Mapping[str, Resource]) -> int:
@@ -208,115 +226,6 @@ def _aws_memory(mem_mb: int, threads: int, given: Mapping[str, Resource], attemp
     return granted[-1] if enough is None else enough
 
 
-# ---- secrets ----------------------------------------------------------------------------------
-
-
-def passed(*, secrets: bool) -> list[str]:
-    """What the jobs are told of the store: those variables that are set; for the profiles."""
-    return [each for each in STORE_VARIABLES + (KEYS if secrets else ()) if each in os.environ]
-
-
-def guard(executor: str, variables: Iterable[str], *, by_command: bool = False) -> None:
-    """Refuse what would show a secret in the jobs, or in the commands that start them.
-
-    Args:
-        executor: as Snakemake names it.
-        variables: that its plugin passes on.
-        by_command: whether it writes them into commands.
-
-    Raises:
-        RunError: one of them has a secret.
-    """
-    secrets = [each for each in variables if SECRET.search(each)]
-    if secrets and (by_command or executor in ("aws-batch", "googlebatch")):
-        raise RunError(
-            "whoever may look at the jobs would read it there, by value",
-            where=f"{executor}: {', '.join(secrets)}",
-            mend="unset it, and have the jobs open the store by themselves (docs/executors.md)",
-        )
-
-
-def mend_kubernetes(error: type[Exception]) -> None:
-    """Let Kubernetes' plugin read the log of a failed job, and say in one line what is refused.
-
-    Version 0.5.1 asks for the log of the container before, which a pod that is never started again
-    has not: the API answers 400, and the first job that failed would end the whole workflow. What
-    the API refuses at the start, it prints as a traceback.
-
-    Args:
-        error: what Snakemake prints by its message alone.
-    """
-    from kubernetes import client, config
-
-    inside = config.load_incluster_config
-    read = client.CoreV1Api.read_namespaced_pod_log
-    create = client.CoreV1Api.create_namespaced_secret
-
-    def configured() -> None:
-        try:
-            inside()
-        except config.ConfigException as absent:
-            where = os.environ.get("KUBECONFIG", "~/.kube/config")
-            what = f"{where}: no cluster is configured ({absent})"
-            raise error(f"swath: {what}; start from where `kubectl get pods` works") from None
-
-    def last(self: Any, *names: Any, previous: bool = False, **more: Any) -> Any:
-        try:
-            return read(self, *names, **more)
-        except client.ApiException as failed:
-            return f"swath: there is no log of it ({failed.status} {failed.reason})"
-
-    def created(self: Any, namespace: str, *more: Any) -> Any:
-        try:
-            return create(self, namespace, *more)
-        except client.ApiException as failed:
-            if failed.status not in KUBERNETES:
-                raise
-            what = KUBERNETES[failed.status]
-            raise error(f"swath: namespace {namespace}: Kubernetes {what}") from None
-
-    config.load_incluster_config = configured
-    client.CoreV1Api.read_namespaced_pod_log = last
-    client.CoreV1Api.create_namespaced_secret = created
-
-
-def google_precommand(secret: str) -> str:
-    """What a job on Google Batch does before its own, since its plugin cannot be told.
-
-    It ends at the first command that fails, where the plugin's script would go on to others and end
-    well; works in a folder of its own, since the plugin's is root's; and has boto3 fetch the keys
-    of the bucket when it needs them. The plugin's script expands a bare $ too early.
-    """
-    return (
-        r"trap '(exit \$?) || exit' DEBUG && cd \$(mktemp -d) && "
-        rf"printf '[default]\ncredential_process=python -m swath.executors {secret}\n' > aws && "
-        "export AWS_CONFIG_FILE=aws"
-    )
-
-
-def google_secret(name: str) -> str:
-    """The latest version of a secret of Google's Secret Manager, as the job's account may read it.
-
-    Source:
-        https://cloud.google.com/secret-manager/docs/reference/rest/v1/projects.secrets.versions/access
-    """
-    from google import auth
-    from google.auth.transport.requests import AuthorizedSession
-
-    account, _ = auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
-    answer = AuthorizedSession(account).get(
-        f"https://secretmanager.{account.universe_domain}/v1/{name}/versions/latest:access",
-        timeout=30,
-    )
-    if not answer.ok:
-        raise RunError(
-            f"the Secret Manager answers {answer.status_code} {answer.reason}",
-            where=name,
-            mend="let the jobs' service account read it (roles/secretmanager.secretAccessor)",
-        )
-    return base64.b64decode(answer.json()["payload"]["data"]).decode()
-
-
 # ---- the profiles -----------------------------------------------------------------------------
 
 
@@ -345,10 +254,3 @@ def _demanded(variable: str, what: str, or_none: str = "") -> NoReturn:
     told = f"swath: {variable} is not set: {what}; export it{or_none} (docs/executors.md)"
     print(told, file=sys.stderr, flush=True)
     sys.exit(2)
-
-
-if __name__ == "__main__":  # boto3 calls it for the keys of a bucket (`google_precommand`)
-    try:
-        print(google_secret(sys.argv[1]))
-    except RunError as refused:
-        sys.exit(f"swath: {refused}")

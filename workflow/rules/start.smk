@@ -11,7 +11,7 @@ from pathlib import Path
 
 from snakemake.exceptions import ResourceValidationError, WorkflowError
 
-from swath import devices, executors, plan, slurm, store
+from swath import clouds, devices, executors, plan, slurm, store
 from swath.data.card import FETCHED_BY
 from swath.errors import SwathError
 from swath.files import write_text
@@ -35,7 +35,7 @@ if workflow.resource_settings.cores is None and workflow.resource_settings.nodes
 
 # Before the plugin is used; which executor will be is not known yet.
 if workflow.is_main_process and "snakemake_executor_plugin_kubernetes" in sys.modules:
-    executors.mend_kubernetes(WorkflowError)
+    clouds.mend_kubernetes(WorkflowError)
 
 # The verbs of the environment that runs this workflow, wherever it was started from.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]))
@@ -114,7 +114,7 @@ onstart:
     settings = workflow.executor_plugin.common_settings
     if settings.non_local_exec:
         try:
-            executors.guard(
+            clouds.guard(
                 workflow.executor_plugin.name,
                 workflow.spawned_job_args_factory.envvars(),
                 by_command=settings.pass_envvar_declarations_to_cmd,

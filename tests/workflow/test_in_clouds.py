@@ -25,9 +25,9 @@ PRUNED = (
 TOY = """
 import sys
 from snakemake.exceptions import WorkflowError
-from swath import executors
+from swath import clouds
 if workflow.is_main_process and "snakemake_executor_plugin_kubernetes" in sys.modules:
-    executors.mend_kubernetes(WorkflowError)
+    clouds.mend_kubernetes(WorkflowError)
 
 rule all:
     localrule: True
