@@ -99,7 +99,7 @@ def verbs_of_rules() -> dict[str, str]:
     for file in [*sorted(RULES.glob("*.smk")), REPOSITORY / "workflow" / "Snakefile"]:
         for block in re.split(r"^(?=rule |checkpoint |use rule )", file.read_text(), flags=re.M):
             if named := re.match(r"(?:rule|checkpoint) (\w+):", block):
-                shell = re.search(r'"(?:\{resources\.launch\})?swath\b([^"]*)', block)
+                shell = re.search(r'"(?:\{resources\.launch\})?swath ([^"]*)', block)
                 assert bool(shell) == ("shell:" in block), named[1]
                 if shell:  # the verb comes after the options of every verb
                     found[named[1]] = re.sub(r"--(log|gpus) \S+ ", "", shell[1]).split()[0]
