@@ -111,11 +111,11 @@ def run(*command: str, check: bool = True, **more: object) -> subprocess.Complet
     return done
 
 
-def until(what: str, true: Callable[[], bool]) -> None:
-    """Wait for a condition."""
+def until(what: str, true: Callable[[], bool], *, ending: bool = False) -> None:
+    """Wait for a condition; in vain where a daemon has ended, unless they are to end."""
     limit = time.monotonic() + LIMIT_S
     while not true():
-        for name in DAEMONS:
+        for name in () if ending else DAEMONS:
             if (BASE / f"{name}.run").exists() and not running(name):
                 fail(f"{name} has ended; see {BASE}/{name}.log")
         if time.monotonic() > limit:
@@ -237,11 +237,11 @@ def down() -> None:
     """End the jobs and the daemons that `up` has started, and take its files away."""
     if running("slurmctld"):
         run("scancel", *says("squeue", "-h", "-o", "%A").split(), check=False)
-        until("the end of the jobs", lambda: not says("squeue", "-h"))
+        until("the end of the jobs", lambda: not says("squeue", "-h"), ending=True)
     for name in reversed(DAEMONS):
         if pid := running(name):
             os.kill(pid, signal.SIGTERM)
-            until(f"the end of {name}", lambda name=name: not running(name))
+            until(f"the end of {name}", lambda name=name: not running(name), ending=True)
         (BASE / f"{name}.run").unlink(missing_ok=True)
     for name in FILES:
         link = CONFIGURED / name
