@@ -66,7 +66,7 @@ slurm-down:  ## end it
 test-slurm: $(STAMP)  ## run the tests that need it
 	@$(BIN)/python -c 'import snakemake_executor_plugin_slurm' 2>/dev/null || \
 		$(BIN)/python -m pip install -c constraints.txt -e '.[dev,slurm]'
-	@$(IN_ENV) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist worksteal -m slurm $(ARGS)
+	@$(IN_ENV) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist load -m slurm $(ARGS)
 
 # A real S3 server that checks signatures, on the loopback: Ceph's radosgw, in memory.
 S3 := tests/servers/s3.sh

@@ -2,10 +2,12 @@
 
 Each test has a project folder of its own, so they run beside each other. A training is held (by
 SIGSTOP) where a test needs it to be running still: so no test depends on how fast the machine is.
+The two that take longest stand first and third: each is the first of a worker's two.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -132,18 +134,17 @@ class Project:
         """How the jobs of a rule have ended; whoever has cancelled one is left out."""
         return [row["State"].split()[0] for row in self.jobs(rule)]
 
-    def held(self, but: int = 0, checkpoint: bool = True) -> int:
+    def trains(self, from_checkpoint: bool = False) -> int:
+        """The process that trains, or 0; one that has a checkpoint, where that is wanted."""
+        for lock in self.folder.glob("state/runs/*/lock"):
+            whose = re.match(r"process (\d+) on ", lock.read_text())
+            if whose and (not from_checkpoint or (lock.parent / "last.ckpt").exists()):
+                return int(whose[1])
+        return 0
+
+    def held(self) -> int:
         """The process that trains, stopped where it has a checkpoint, like one that hangs."""
-
-        def holder() -> int:
-            for lock in self.folder.glob("state/runs/*/lock"):
-                whose = re.match(r"process (\d+) on ", lock.read_text())
-                there = not checkpoint or (lock.parent / "last.ckpt").exists()
-                if whose and int(whose[1]) != but and there:
-                    return int(whose[1])
-            return 0
-
-        pid = until(holder, "a training that has a checkpoint")
+        pid = until(lambda: self.trains(from_checkpoint=True), "a training with a checkpoint")
         os.kill(pid, signal.SIGSTOP)
         return pid
 
@@ -238,6 +239,66 @@ def test_the_experiment_and_a_sweep_by_job_arrays(empty: Project) -> None:
     assert len(study["trials"]) == 4
     done = empty.ended(empty.start("all", given))
     assert "Nothing to be done" in done
+
+
+def test_nothing_listens_beyond_the_loopback(project: Project) -> None:
+    """Neither the daemons nor what they start."""
+    main = project.start()
+    training = project.held()
+    said = subprocess.run(["ss", "-Hltnp"], capture_output=True, text=True, check=True).stdout
+    named = [
+        line.split() for line in said.splitlines() if re.search('"(slurm|srun|mariadb|munge)', line)
+    ]
+    assert {"slurmctld", "slurmdbd", "slurmd", "srun"} <= {
+        re.search('"([a-z]+)', line[5])[1] for line in named
+    }
+    assert all(line[3].startswith(("127.0.0.1:", "[::1]:")) for line in named), named
+    os.kill(training, signal.SIGCONT)
+    project.ended(main)
+
+
+def test_a_training_over_its_time_limit_goes_on(project: Project) -> None:
+    """First it stops by itself before its time is over, then Slurm has to end it."""
+    rules = project.folder / "workflow/rules/learn.smk"
+    text = rules.read_text()
+    told = "--minutes {resources.runtime}"
+    limit = '        limit=lambda w, attempt: "0.75" if attempt == 1 else "60",\n'
+    rules.write_text(
+        text.replace(told, "--minutes {resources.limit}", 1).replace(
+            '        processes="auto",\n', f'        processes="auto",\n{limit}', 1
+        )
+    )
+    runtime = "train:runtime=1 if attempt == 2 else 60"
+    main = project.start(f"{RUN}/run.json", LONG, "--set-resources", runtime)
+    stopped = project.held()
+    over = psutil.Process(stopped).create_time() + 46
+    time.sleep(max(0.0, over - time.time()))
+    os.kill(stopped, signal.SIGCONT)
+    held = {stopped}
+
+    def ended_by_slurm() -> bool:
+        """Meanwhile the second is held, too, as soon as it trains."""
+        if (pid := project.trains()) and pid not in held:
+            held.add(pid)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+        return "TIMEOUT" in project.states()
+
+    used, seconds = cpu_of(main.pid), time.monotonic()
+    until(ended_by_slurm, "the end of its time", every_s=3.0)
+    share = (cpu_of(main.pid) - used) / (time.monotonic() - seconds)
+    said = project.ended(main)
+    assert project.states() == ["FAILED", "TIMEOUT", "COMPLETED"]
+    assert said.count("Trying to restart job") == 2
+    run = project.run()
+    assert run["attempts"] == len(held) + 1 and run["epochs"] == 40
+    print(f"snakemake: {100 * share:.1f} % of a core while a job runs")
+    assert share < 0.05
+
+
+def cpu_of(pid: int) -> float:
+    """Seconds of a core that a process and those that it has waited for have used."""
+    return sum(psutil.Process(pid).cpu_times()[:4])
 
 
 def test_two_nodes_train_one_run(project: Project) -> None:
@@ -372,57 +433,3 @@ def test_others_go_on_beside_a_node_without_the_environment(project: Project) ->
     again = project.ended(project.start(targets))
     assert project.states()[-1] == "COMPLETED"
     assert len(project.jobs("baseline")) == 1 and "rule baseline" not in again
-
-
-def test_nothing_listens_beyond_the_loopback(project: Project) -> None:
-    """Neither the daemons nor what they start."""
-    main = project.start()
-    training = project.held()
-    said = subprocess.run(["ss", "-Hltnp"], capture_output=True, text=True, check=True).stdout
-    named = [
-        line.split() for line in said.splitlines() if re.search('"(slurm|srun|mariadb|munge)', line)
-    ]
-    assert {"slurmctld", "slurmdbd", "slurmd", "srun"} <= {
-        re.search('"([a-z]+)', line[5])[1] for line in named
-    }
-    assert all(line[3].startswith(("127.0.0.1:", "[::1]:")) for line in named), named
-    os.kill(training, signal.SIGCONT)
-    project.ended(main)
-
-
-def cpu_of(pid: int) -> float:
-    """Seconds of a core that a process and those that it has waited for have used."""
-    return sum(psutil.Process(pid).cpu_times()[:4])
-
-
-# ---- what takes longest: last, so that a worker of its own begins with it (make test-slurm) ---
-
-
-def test_a_training_over_its_time_limit_goes_on(project: Project) -> None:
-    """First it stops by itself before its time is over, then Slurm has to end it."""
-    rules = project.folder / "workflow/rules/learn.smk"
-    text = rules.read_text()
-    told = "--minutes {resources.runtime}"
-    limit = '        limit=lambda w, attempt: "0.75" if attempt == 1 else "60",\n'
-    rules.write_text(
-        text.replace(told, "--minutes {resources.limit}", 1).replace(
-            '        processes="auto",\n', f'        processes="auto",\n{limit}', 1
-        )
-    )
-    runtime = "train:runtime=2 if attempt == 2 else 60"
-    main = project.start(f"{RUN}/run.json", LONG, "--set-resources", runtime)
-    stopped = project.held()
-    over = psutil.Process(stopped).create_time() + 46
-    time.sleep(max(0.0, over - time.time()))
-    os.kill(stopped, signal.SIGCONT)
-    project.held(but=stopped, checkpoint=False)
-    used, seconds = cpu_of(main.pid), time.monotonic()
-    until(lambda: len(project.states()) > 2, "a third job", every_s=3.0)
-    share = (cpu_of(main.pid) - used) / (time.monotonic() - seconds)
-    said = project.ended(main)
-    assert project.states() == ["FAILED", "TIMEOUT", "COMPLETED"]
-    assert said.count("Trying to restart job") == 2
-    run = project.run()
-    assert run["attempts"] == 3 and run["epochs"] == 40
-    print(f"snakemake: {100 * share:.1f} % of a core while a job runs")
-    assert share < 0.05
