@@ -200,8 +200,10 @@ def _all(one: Callable[[Any], Any], things: Iterable[Any]) -> None:
             done.result()
 
 
-def _below(key: str, folder: str) -> bool:
-    return not folder or key == folder or key.startswith(f"{folder.rstrip('/')}/")
+def _at(store: _Store, place: Path) -> list[str]:
+    """Keys of a file, or of all that lies below a folder; not of what only begins like it."""
+    key = store.key(place)
+    return [found for found in store.listed(key) if found == key or found.startswith(f"{key}/")]
 
 
 # ---- where things are -------------------------------------------------------------------------
@@ -311,8 +313,7 @@ def restore(place: Path) -> None:
     store = _store()
     if store is None:
         return
-    key = store.key(place)
-    names = [found[len(key) + 1 :] for found in store.listed(key) if _below(found, key)]
+    names = [key[len(store.key(place)) + 1 :] for key in _at(store, place)]
     bring(*(place / name if name else place for name in names))
 
 
@@ -333,11 +334,7 @@ def forget(place: Path) -> None:
     """Delete a file or folder of `state/` from the store; one that fails stops nothing."""
     if store := _store():
         try:
-            key = store.key(place)
-            _all(
-                lambda k: store.ask("delete_object", k),
-                [found for found in store.listed(key) if _below(found, key)],
-            )
+            _all(lambda key: store.ask("delete_object", key), _at(store, place))
         except SwathError as failed:
             log.warning("not deleted from the store: %s", failed)
 
