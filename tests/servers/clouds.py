@@ -29,6 +29,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import watching
+
 SOURCES = Path(__file__).resolve().parents[2] / "src"
 
 # As in the image, where pip is no more (Containerfile). Names below localhost are this machine, as
@@ -692,25 +694,11 @@ class Site:
             sys.executable, *program, "--profile", str(PROFILES / self.profile),
             "--seconds-between-status-checks", "1", *words,
         ]  # fmt: skip
-        over = threading.Event()
-        watching = threading.Thread(target=self._watch, args=(over,))
-        watching.start()
-        try:
+        with watching.commands(self.seen, every_s=0.1):
             return subprocess.run(
                 command, cwd=self.folder, env=plain | KNOWN | self.env | env,
                 capture_output=True, text=True, timeout=1200,
             )  # fmt: skip
-        finally:
-            over.set()
-            watching.join()
-
-    def _watch(self, over: threading.Event) -> None:
-        while not over.wait(0.1):
-            for command in Path("/proc").glob("[0-9]*/cmdline"):
-                try:
-                    self.seen.add(command.read_bytes().replace(b"\0", b" ").decode())
-                except OSError:
-                    continue
 
     def shown(self, secret: str) -> list[str]:
         """Where a secret can be read: jobs as they were sent, what they said, and command lines."""

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import watching
 
 pytestmark = [pytest.mark.slow, pytest.mark.s3]
 for plugin in ("snakemake_storage_plugin_s3", "snakemake_executor_plugin_cluster_generic"):
@@ -65,25 +66,13 @@ class Site:
     def run(self, *words: str, **more: str) -> Done:
         """The same to its end, while the commands of all processes are looked at."""
         started = self.start(*words, **more)
-        over = threading.Event()
-        watching = threading.Thread(target=self.watch, args=(over,), daemon=True)
-        watching.start()
         try:
-            out, _ = started.communicate(timeout=1200)
+            with watching.commands(self.seen, every_s=0.05):
+                out, _ = started.communicate(timeout=1200)
         finally:
-            over.set()
             started.kill()
-        watching.join()
         self.told.append(out)
         return Done(started.args, started.returncode, out)
-
-    def watch(self, over: threading.Event) -> None:
-        while not over.wait(0.05):
-            for command in Path("/proc").glob("[0-9]*/cmdline"):
-                try:
-                    self.seen.add(command.read_bytes().replace(b"\0", b" ").decode())
-                except OSError:
-                    continue
 
     def of(self, rule: str) -> list[Path]:
         """The folders of the jobs of a rule, in the order of their start."""
