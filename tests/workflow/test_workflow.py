@@ -226,9 +226,15 @@ def test_a_dry_run_imports_nothing_heavy(finished: Project) -> None:
 
 
 def test_a_killed_workflow_heals_by_a_plain_start(project: Project) -> None:
-    given = BLOCKS.replace("trainer.epochs=2", "trainer.epochs=25")
+    given = BLOCKS.replace("trainer.epochs=2", "trainer.epochs=60")
+    states = project.folder / "state/runs"
+    before = set(states.glob("*/last.ckpt"))
     running = project.start_snakemake(given=given)
-    wait_for(running, r"epoch 2 of 25")
+    wait_for(running, r"epoch 2 of 60")
+    while set(states.glob("*/last.ckpt")) == before:  # less than a second is not saved
+        assert running.poll() is None
+        time.sleep(0.01)
+    os.killpg(running.pid, signal.SIGSTOP)  # so that it does not end meanwhile
     second = project.snakemake(given=given)
     one_line(second, "running here already", str(running.pid), "--directory")
     kill(running)
@@ -236,7 +242,7 @@ def test_a_killed_workflow_heals_by_a_plain_start(project: Project) -> None:
 
     done = project.snakemake(given=given)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "epoch 1 of 25" not in done.stderr + done.stdout, "it went on, and did not begin again"
+    assert "epoch 1 of 60" not in done.stderr + done.stdout, "it went on, and did not begin again"
     assert (project.folder / "results/embedded/report.html").is_file()
     assert json.loads(project.read(f"{RUN}/run.json"))["attempts"] == 2
     assert planned(project.snakemake("-n", given=given)) == {}
