@@ -378,7 +378,7 @@ def machine(
 def tiny_card() -> Card:
     """The card of the embedded dataset, with two scenes of 128 px."""
     facts = yaml.safe_load((REPOSITORY / "conf/data/embedded.yaml").read_text())
-    facts["drawing"] = {"seed": 5, "scenes": 2, "size_px": 128}
+    facts["drawing"] = {"name": "landscape", "seed": 5, "scenes": 2, "size_px": 128}
     return Card.model_validate(facts)
 
 

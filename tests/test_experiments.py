@@ -30,6 +30,7 @@ PRUNED = {
         "patches.fraction=0.5 trainer.epochs=1 trainer.precision=bf16 model.width=4"
     ),
     "bigearthnet_sample": "trainer.epochs=1 trainer.precision=bf16",
+    "plane": "trainer.epochs=2",
 }
 # It is eurosat with other numbers and a study, and .ci/run runs it as it is.
 ELSEWHERE = ["eurosat_small"]
@@ -41,7 +42,9 @@ REAL = (
 
 
 def test_every_experiment_has_its_pruned_form() -> None:
-    assert sorted([*PRUNED, *ELSEWHERE]) == plan.tree(REPOSITORY / "conf").choices("experiment")
+    known = plan.tree(REPOSITORY / "conf").choices("experiment")
+    # Those of the ladder run as they are in tests/ladder.
+    assert sorted([*PRUNED, *ELSEWHERE]) == [n for n in known if not n.startswith("ladder/")]
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from swath import store, study_cli
+from swath import ladder_cli, store, study_cli
 from swath.errors import ConfigError, DataError, LeakError, StoppedError, SwathError, nearest
 from swath.options import (
     AGAIN,
@@ -63,6 +63,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(study_cli.app)
+app.add_typer(ladder_cli.app)
 log = logging.getLogger("swath")
 
 

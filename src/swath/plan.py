@@ -86,6 +86,10 @@ STAGES = {
     "track": Stage(("tracking",), ("swath.report.tracking",)),
     "track_study": Stage(("tracking",), ("swath.report.tracking",)),
     "report": Stage((), ("swath.report.page",)),
+    "lesson": Stage(
+        ("lesson", "sweep", "model", "task", "optim", "trainer"), ("swath.ladder.lesson",)
+    ),
+    "lesson_page": Stage((), ("swath.ladder.page",)),
 }
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(/[A-Za-z0-9][A-Za-z0-9_-]*)*")
 
@@ -137,6 +141,12 @@ class Experiment:
     def has_study(self) -> bool:
         """Whether the experiment sweeps over a search space."""
         return bool(self.sections["sweep"]["space"])
+
+    @property
+    def lesson_takes(self) -> tuple[str, ...]:
+        """What the experiment's lesson is given (`swath.ladder.lesson`); nothing without one."""
+        lesson = self.sections["lesson"]
+        return registry.entry("lesson", lesson["name"]).takes if lesson else ()
 
     @property
     def has_scenes(self) -> bool:
@@ -756,7 +766,14 @@ def stage_code(stage: str, experiment: Experiment, lock: Path) -> str:
     if stage in ("scenes", "patches", "map"):
         layout = experiment.sections["data"]["layout"]["name"]
         modules.append(registry.entry("layout", layout).module)
-    if stage in ("train", "trials", "worker", "final", "infer", "map"):
+    if stage == "fetch" and (drawing := experiment.sections["data"]["drawing"]):
+        modules.append(registry.entry("drawing", drawing["name"]).module)
+    if stage == "lesson" and (lesson := experiment.sections["lesson"]):
+        modules.append(registry.entry("lesson", lesson["name"]).module)
+        modules += STAGES["train"].modules if "given" in experiment.lesson_takes else ()
+    if stage in ("train", "trials", "worker", "final", "infer", "map") or (
+        stage == "lesson" and "given" in experiment.lesson_takes
+    ):
         names = [experiment.sections["model"]["name"]]
         # A study may vary it; a run of any of them then is of one code.
         names += experiment.sections["sweep"]["space"].get("model.name", {}).get("choices", [])

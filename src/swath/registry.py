@@ -1,4 +1,4 @@
-"""Everything that is chosen by name: models, split schemes, layouts, tasks, optimizers, figures.
+"""Everything that is chosen by name: models, split schemes, layouts, tasks, optimizers, lessons.
 
 A function marked `@registered(kind)` is found by reading the syntax of the modules of its kind,
 without importing them: composing an experiment must not import torch. Its keyword-only arguments
@@ -24,10 +24,12 @@ PACKAGE = Path(__file__).parent
 PLACES = {
     "model": "models",
     "scheme": "split/schemes.py",
+    "drawing": "data/drawings.py",
     "layout": "data/layouts",
     "task": "learn/tasks.py",
     "optim": "learn/optim.py",
     "figure": "report/figures.py",
+    "lesson": "ladder",
 }
 
 # The words in which settings are typed; pydantic checks them (swath.settings).
@@ -37,7 +39,11 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
+Activation = Literal[
+    "linear", "sigmoid", "tanh", "relu", "softplus", "leaky_relu", "elu", "gelu", "silu"
+]
 WORDS: dict[str, Any] = {
+    "Activation": Activation,
     "Any": Any,
     "Count": Count,
     "Decay": Decay,
@@ -59,6 +65,8 @@ class Entry:
     name: str
     module: str
     doc: str
+    takes: tuple[str, ...]
+    """The names of its positional arguments."""
     settings: dict[str, tuple[Any, Any]]
     """setting -> (type, default); the default is `...` where there is none"""
 
@@ -125,4 +133,5 @@ def _entry(kind: str, module: str, node: ast.FunctionDef) -> Entry:
             eval(annotation, dict(WORDS)),
             ... if default is None else ast.literal_eval(default),
         )
-    return Entry(kind, node.name, module, ast.get_docstring(node) or "", settings)
+    takes = tuple(argument.arg for argument in node.args.args)
+    return Entry(kind, node.name, module, ast.get_docstring(node) or "", takes, settings)

@@ -251,6 +251,14 @@ class Sweep(Section):
     final: Final = Final()
 
 
+class Lesson(Section):
+    """A step of the ladder; each has settings of its own (`swath.ladder`)."""
+
+    step: Count
+    """Its place on the ladder."""
+    title: str
+
+
 class Tracking(Section):
     """Weights & Biases, fed from the local log."""
 
@@ -272,7 +280,7 @@ FIXED: dict[str, type[BaseModel]] = {
 }
 SECTIONS = (
     "data", "patches", "quality", "split", "task", "model", "optim", "trainer", "runs", "maps",
-    "scores", "sweep", "tracking",
+    "scores", "sweep", "tracking", "lesson",
 )  # fmt: skip
 
 
@@ -304,11 +312,15 @@ def check(section: str, values: Any) -> dict[str, Any]:
                     f"'{name}' is not in the card", where=f"data.{key}", mend=nearest(name, known)
                 )
             checked["layout"] = _check_named("layout", "data.layout", checked["layout"])
+            if checked["drawing"]:
+                checked["drawing"] = _check_named("drawing", "data.drawing", checked["drawing"])
         if section == "sweep":  # null takes a dimension out of what another file has given
             checked["space"] = {key: d for key, d in checked["space"].items() if d is not None}
         return checked
     if section == "split":
         return _check_split(values)
+    if section == "lesson":
+        return _check_named("lesson", "lesson", values, shared=Lesson) if values else {}
     return _check_named(section, section, values, shared=Optim if section == "optim" else Section)
 
 

@@ -689,17 +689,13 @@ def test_a_drawn_dataset_is_drawn_and_listed(place: Place, tiny_card: Card) -> N
     assert len(manifest["files"]) == 8, "four files for each of two scenes"
     assert read_manifest(place.data / "manifest.json")["version"] == manifest["version"]
     assert place.fetch(tiny_card)["version"] == manifest["version"], "the seed decides all"
-    other = tiny_card.model_copy(
-        update={"drawing": tiny_card.drawing.model_copy(update={"seed": 6})}
-    )
+    other = tiny_card.model_copy(update={"drawing": tiny_card.drawing | {"seed": 6}})
     assert place.fetch(other)["version"] != manifest["version"]
 
 
 def test_a_drawing_leaves_nothing_of_an_older_one(place: Place, tiny_card: Card) -> None:
     place.fetch(tiny_card)
-    fewer = tiny_card.model_copy(
-        update={"drawing": tiny_card.drawing.model_copy(update={"scenes": 1})}
-    )
+    fewer = tiny_card.model_copy(update={"drawing": tiny_card.drawing | {"scenes": 1}})
     assert len(place.fetch(fewer)["files"]) == 4
     assert len(place.names) == 5
 

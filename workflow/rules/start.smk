@@ -149,6 +149,29 @@ def write_sections(experiments):
     return held
 
 
+def asks_for(*targets):
+    """Whether the command line names one of these; Snakemake parses it, and tells after this file."""
+    return workflow.is_main_process and not {*targets}.isdisjoint(sys.argv[1:])
+
+
+def tell(key, value):
+    """A value of --config for the jobs, as if it had been given."""
+    given = [each for each in workflow.config_settings.config_args if not each.startswith(f"{key}=")]
+    workflow.config_settings.config_args = [*given, f"{key}={value}"]
+
+
+def pages_of(name):
+    """The pages of an experiment: its report, its lesson, or both."""
+    takes = EXPERIMENTS[name].lesson_takes
+    lesson = [f"results/{name}/lesson.html"] if EXPERIMENTS[name].sections["lesson"] else []
+    return [*([f"results/{name}/report.html"] if not lesson or "given" in takes else []), *lesson]
+
+
+def last_page_of(name):
+    """The page of an experiment that its reader is told of."""
+    return pages_of(name)[-1]
+
+
 def plain(resources):
     """Numbers and names among resources of the command line or a profile; no expressions."""
     given = {name: getattr(each, "raw", each) for name, each in (resources or {}).items()}
@@ -170,6 +193,8 @@ def ask_slurm():
 # `--config experiment=a set="b=c"`; several names are divided by spaces or commas. `conf` names a
 # folder with configuration of one's own, beside swath's.
 NAMES = re.split(r"[\s,]+", str(config.get("experiment", "embedded")).strip())
+# The lessons of the ladder, where it is asked for. Jobs are told of them as of what a person gives.
+IS_LADDER = asks_for("ladder", "results/ladder/report.html", "results/ladder/playground.html")
 try:
     for key in config:
         if key not in ("experiment", "set", "conf"):
@@ -177,6 +202,11 @@ try:
     OWN = Path(str(config["conf"])) if config.get("conf") else None
     use_store()
     TREE = plan.tree(ROOT / "conf", OWN)
+    LESSONS = [each for each in TREE.choices("experiment") if each.startswith("ladder/")]
+    LESSONS = LESSONS if IS_LADDER else []
+    if LESSONS:
+        NAMES = [*(NAMES if "experiment" in config else []), *LESSONS]
+        tell("experiment", ",".join(dict.fromkeys(NAMES)))
     EXPERIMENTS = {name: plan.compose(TREE, name, str(config.get("set", ""))) for name in NAMES}
     DATASETS = plan.datasets(EXPERIMENTS.values())
     for name, each in EXPERIMENTS.items():
@@ -526,3 +556,30 @@ def winner_scores(wildcards):
         for fold in final["folds"]
         for seed in final["seeds"]
     ]
+
+
+# ---- the ladder ----
+
+
+def lesson_parts(wildcards):
+    """What a lesson is given: the patch set and split, and the study, where it takes them."""
+    name = wildcards.experiment
+    takes, results = EXPERIMENTS[name].lesson_takes, f"results/{name}"
+    found = {}
+    if "given" in takes:
+        found["patches"] = f"{results}/patches/manifest.json"
+        found["split"] = study_split(wildcards)
+        found["statistics"] = study_statistics(wildcards)
+    if "study" in takes:
+        found["study"] = f"{results}/study/trials.json"
+        if sweep_of(wildcards)["final"]["best"]:
+            found["final"] = final_results(wildcards)
+    return found
+
+
+def lesson_given(wildcards, input):
+    """The same, as the verb takes it."""
+    files = {key: [input[key]] for key in ("patches", "study") if key in input.keys()}
+    if "split" in input.keys():
+        files["split"] = [Path(input.split).parent]
+    return told(**files, final=input.get("final", []))

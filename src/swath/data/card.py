@@ -68,6 +68,8 @@ class File(Facts):
     name: Name
     address: str | None = None
     """Public address; without one, only a mirror serves the file."""
+    package: str | None = None
+    """Instead of an address: the package that carries the file, as `sklearn.datasets.data`."""
     md5: Hex32 | None = None
     """Checksum of the archive as published."""
     sha256: Hex64 | None = None
@@ -115,14 +117,6 @@ class Search(Facts):
     """A list of scenes in the repository, taken instead of searching."""
 
 
-class Drawing(Facts):
-    """A dataset that is drawn instead of fetched (`swath.data.landscape`)."""
-
-    seed: int = 0
-    scenes: Annotated[int, Field(ge=1)] = 4
-    size_px: Annotated[int, Field(ge=128)] = 768
-
-
 class Target(Facts):
     """What is measured where labels are numbers, not classes."""
 
@@ -144,7 +138,8 @@ class Card(Facts):
     layout: dict[str, Any]
     """`name` of a registered layout (`swath.data.layouts`) and its settings."""
     files: list[Table] = []
-    drawing: Drawing | None = None
+    drawing: dict[str, Any] | None = None
+    """`name` of a registered drawing (`swath.data.drawings`) and its settings."""
     stac: Search | None = None
     mirror: Name | None = None
     """The dataset's folder on a mirror; the card's name unless given."""

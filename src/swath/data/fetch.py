@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import functools
 import hashlib
+import importlib.util
 import logging
 import os
 import shutil
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from swath import registry
 from swath.data import archives
 from swath.data.card import Card, File, Places
 from swath.data.georeference import write_places
@@ -142,7 +144,8 @@ def _bring_file(task: _Task, file: File) -> dict[str, str]:
 def _bring_proven(task: _Task, file: File) -> str:
     """Bring a file into `state`; gives its proof."""
     part = task.state / file.name
-    source = task.transfer.bring(task.addresses(file.name, file.address), part)
+    public = _carried(file, file.package) if file.package else file.address
+    source = task.transfer.bring(task.addresses(file.name, public), part)
     proof = proven(file, part)
     if not proof:
         part.unlink()
@@ -153,6 +156,18 @@ def _bring_proven(task: _Task, file: File) -> str:
         )
     log.info("%s from %s, proven by %s", file.name, source, proof)
     return proof
+
+
+def _carried(file: File, package: str) -> str:
+    """Where the file lies that an installed package carries."""
+    root, *inner = package.split(".")
+    found = importlib.util.find_spec(root)
+    path = Path(found.origin).parent.joinpath(*inner, file.name) if found and found.origin else None
+    if path is None or not path.is_file():
+        raise DataError(
+            f"{package} does not carry {file.name}", where="data.files", mend=f"install {root}"
+        )
+    return str(path)
 
 
 def _make(task: _Task, file: File, places: Places, target: Path) -> str:
@@ -429,16 +444,14 @@ def _link(source: Path, folder: Path) -> None:
 
 
 def _draw(card: Card, folder: Path, state: Path) -> None:
-    from swath.data.landscape import draw_scenes
-
     assert card.drawing is not None
     drawn = state / "drawn"
     shutil.rmtree(drawn, ignore_errors=True)
-    settings = card.drawing.model_dump()
-    draw_scenes(drawn, **settings)
+    settings = {key: value for key, value in card.drawing.items() if key != "name"}
+    registry.load("drawing", card.drawing["name"])(drawn, **settings)
     shutil.rmtree(folder, ignore_errors=True)
     _move(drawn, folder)
-    log.info("drew %d synthetic scenes into %s", settings["scenes"], folder)
+    log.info("drew the synthetic data of %s into %s", card.name, folder)
 
 
 def _move(source: Path, target: Path) -> None:

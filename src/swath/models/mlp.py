@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
-from swath.registry import Count, Share, registered
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh
-}  # fmt: skip
+from swath.models.activations import activated
+from swath.registry import Activation, Count, Share, registered
 
 
 @registered("model")
@@ -20,7 +17,7 @@ def mlp(
     classes: int,
     *,
     hidden: list[Count] = [256, 128],  # noqa: B006
-    activation: Literal["relu", "gelu", "silu", "tanh"] = "relu",
+    activation: Activation = "relu",
     normalise: bool = True,
     dropout: Share = 0.2,
 ) -> nn.Module:
@@ -49,7 +46,7 @@ def mlp(
         layers.append(nn.Linear(inputs, units) if inputs else _First(units))
         if normalise:
             layers.append(nn.BatchNorm1d(units))
-        layers += [ACTIVATIONS[activation](), nn.Dropout(dropout)]
+        layers += [activated(activation), nn.Dropout(dropout)]
         inputs = units
     layers.append(nn.Linear(inputs, classes) if inputs else _First(classes))
     return nn.Sequential(*layers)
@@ -61,7 +58,7 @@ def spectral_mlp(
     classes: int,
     *,
     hidden: list[Count] = [128, 64],  # noqa: B006
-    activation: Literal["relu", "gelu", "silu", "tanh"] = "relu",
+    activation: Activation = "relu",
     normalise: bool = True,
     dropout: Share = 0.2,
 ) -> nn.Module:
@@ -88,7 +85,7 @@ def spectral_mlp(
         layers.append(nn.Conv2d(inputs, units, 1))
         if normalise:
             layers.append(nn.BatchNorm2d(units))
-        layers += [ACTIVATIONS[activation](), nn.Dropout(dropout)]
+        layers += [activated(activation), nn.Dropout(dropout)]
         inputs = units
     return nn.Sequential(*layers, nn.Conv2d(inputs, classes, 1))
 

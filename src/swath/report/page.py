@@ -150,7 +150,7 @@ def page(results: Experiment, *, code: str) -> str:
         for name, (heading, intro) in SECTIONS.items()
         if name in shown or tables.get(name)
     ]
-    return _template().render(
+    return template(Path(__file__).with_name("report.html.jinja")).render(
         results=results,
         facts=_facts(results),
         cards=[_card(split, results) for split in results.splits if split.runs],
@@ -159,15 +159,16 @@ def page(results: Experiment, *, code: str) -> str:
     )
 
 
-def _template() -> jinja2.Template:
+def template(file: Path) -> jinja2.Template:
+    """A page's template, which may include what lies beside the report's."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader([file.parent, Path(__file__).parent]),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    return environment.get_template("report.html.jinja")
+    return environment.get_template(file.name)
 
 
 # Figures

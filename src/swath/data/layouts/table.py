@@ -27,6 +27,7 @@ def table(
     order: Literal["pixel", "band"] = "pixel",
     label: int = -1,
     codes: list[int] | None = None,
+    left_out: list[int | str] = [],  # noqa: B006
     header: Whole = 0,
     dtype: Literal["uint8", "uint16", "int16", "float32"] = "float32",
 ) -> Source:
@@ -44,6 +45,7 @@ def table(
         label: number of the column that holds the label, from 0; -1 is the last.
         codes: the label of each class, in the order of the card. Without it labels are the
             classes' names, or 0, 1, 2, …; those of a target are numbers.
+        left_out: labels whose rows are no patches, as of classes that the card does not have.
         header: lines before the first row.
         dtype: type of the stored values.
 
@@ -63,6 +65,7 @@ def table(
         path = folder / files[part]
         rows = _rows(path, values + 1, label % (values + 1), header)
         column = rows.columns[label % (values + 1)]
+        rows = rows[~rows[column].isin(list(map(str, left_out)))].reset_index(drop=True)
         labels = _labels(rows.pop(column), path, card, codes)
         pixels = _stored(rows, path, dtype)
         # (patch, y, x, band) or (patch, band, y, x), as the rows have it.

@@ -1,0 +1,56 @@
+"""The pages of the ladder: of one lesson, and of all of them in their order."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from swath.files import read_json, write_text
+from swath.report.page import template
+
+log = logging.getLogger(__name__)
+
+
+def write_page(lessons: dict[str, Path], out: Path) -> None:
+    """Write one self-contained page of lessons, in the order of their steps.
+
+    Args:
+        lessons: name of the experiment -> its `lesson.json`, which need not be there: the page then
+            names it as missing.
+        out: the page.
+
+    Raises:
+        DataError: a lesson is damaged.
+    """
+    found = {name: read_json(path) for name, path in lessons.items() if path.is_file()}
+    missing = [name for name in lessons if name not in found]
+    steps = sorted(({**each, "experiment": name} for name, each in found.items()), key=_place)
+    claims = [claim for step in steps for claim in step["claims"]]
+    failed = [step["title"] for step in steps if not _holds(step)]
+    for step in steps:
+        for picture in step["pictures"]:
+            for panel in picture["panels"]:
+                panel["svg"] = Markup(panel["svg"])
+    page = template(Path(__file__).with_name("ladder.html.jinja")).render(
+        steps=steps, missing=missing, claims=len(claims), whole=len(lessons) > 1,
+        held=sum(claim["holds"] for claim in claims), failed=failed,
+    )  # fmt: skip
+    write_text(out, page)
+    if len(lessons) > 1:
+        playground = Path(__file__).with_name("playground.html").read_text(encoding="utf-8")
+        write_text(out.with_name("playground.html"), playground)
+    log.info(
+        "%d of %d claims hold, in %d lessons%s", sum(claim["holds"] for claim in claims),
+        len(claims), len(steps), f"; missing: {', '.join(missing)}" if missing else "",
+    )  # fmt: skip
+
+
+def _place(step: dict[str, Any]) -> tuple[int, str]:
+    return step["step"], step["experiment"]
+
+
+def _holds(step: dict[str, Any]) -> bool:
+    return all(claim["holds"] for claim in step["claims"])
