@@ -148,7 +148,9 @@ def test_the_commands_of_the_readme_have_targets() -> None:
 
 
 def test_every_section_and_registered_kind_has_a_home() -> None:
-    assert set(settings.FIXED) | {"split", "task", "model", "optim"} == set(settings.SECTIONS)
+    assert set(settings.FIXED) | {"split", "task", "model", "optim", "lesson"} == set(
+        settings.SECTIONS
+    )
     for kind in registry.PLACES:
         assert registry.entries(kind), kind
     assert yaml.safe_load((ROOT / "conf/config.yaml").read_text())["defaults"]

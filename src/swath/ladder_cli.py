@@ -84,7 +84,8 @@ def lesson(
         told = log.info if claim.holds else log.warning
         told("%s %s: %s (%s)", "✓" if claim.holds else "✗", claim.text, claim.found, claim.expected)
     head = {key: section[key] for key in ("name", "step", "title")}
-    write_json(out, head | done.as_json())
+    synthetic = bool(takes) and sections["data"]["synthetic"]
+    write_json(out, head | {"synthetic": synthetic} | done.as_json())
 
 
 @app.command("lesson_page")

@@ -87,7 +87,7 @@ STAGES = {
     "track_study": Stage(("tracking",), ("swath.report.tracking",)),
     "report": Stage((), ("swath.report.page",)),
     "lesson": Stage(
-        ("lesson", "sweep", "model", "task", "optim", "trainer"), ("swath.ladder.lesson",)
+        ("lesson", "data", "sweep", "model", "task", "optim", "trainer"), ("swath.ladder.lesson",)
     ),
     "lesson_page": Stage((), ("swath.ladder.page",)),
 }

@@ -9,13 +9,15 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from swath.report.figures import ACCENT, INK, PAPER, SECOND, WIDTH
+from swath.report.figures import WIDTH
 
 Floats = NDArray[np.float64]
 
 FIELD = LinearSegmentedColormap.from_list("field", ["#8fc1d6", "#f4f1ea", "#e6c98a"])
 """From the first class to the second; its middle is where neither is likelier."""
-COLOURS = (ACCENT, SECOND)
+COLOURS = ("#0a5f80", "#a87510")
+LINE, EDGE = "#22303b", "#fdfdfd"
+"""Not those of the page, which follow its light or dark mode: the field is light in both."""
 STEPS = 81
 
 
@@ -69,11 +71,11 @@ def boundaries(
         x1, x2, likely = field(answer, low, high)
         axes.contourf(x1, x2, likely, np.linspace(0, 1, 11), cmap=FIELD, zorder=0)
         if likely.min() < 0.5 < likely.max():
-            axes.contour(x1, x2, likely, [0.5], colors=[INK], linewidths=1.2)
+            axes.contour(x1, x2, likely, [0.5], colors=[LINE], linewidths=1.2)
         for label, colour in enumerate(COLOURS):
             own = at[labels == label]
             axes.scatter(
-                own[:, 0], own[:, 1], s=9, color=colour, edgecolors=PAPER, linewidths=0.3, zorder=3
+                own[:, 0], own[:, 1], s=9, color=colour, edgecolors=EDGE, linewidths=0.3, zorder=3
             )
         axes.set(title=title, aspect="auto")
         axes.grid(visible=False)
