@@ -173,6 +173,37 @@ def test_dice_is_its_formula_over_the_labelled_pixels(weights: str) -> None:
     assert float(found) == pytest.approx(1 - (w * scores).sum() / w.sum(), rel=1e-5)
 
 
+def test_the_loss_of_a_perceptron_is_its_formula() -> None:
+    z, label = ANSWER.double().numpy(), LABEL.numpy()
+    rest = [max(np.delete(row, k)) for row, k in zip(z, label, strict=True)]
+    off = np.maximum(0, rest - z[np.arange(6), label])
+    assert 0 < (off > 0).sum() < 6
+    found = cost(classification, ANSWER, LABEL, loss="perceptron", class_weights="balanced")
+    w = WEIGHTS[label]
+    assert float(found) == pytest.approx((w * off).sum() / w.sum(), rel=1e-5)
+
+
+@pytest.mark.parametrize("start", [0.0, -0.4])
+def test_descent_on_it_is_rosenblatt_s_rule_with_ties_as_errors(start: float) -> None:
+    """Rows of weights of two classes; their difference is w of sign(w·x)."""
+    x = torch.randn(40, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    t = torch.sign(x @ torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64))
+    rows = torch.zeros(2, 3, dtype=torch.float64)
+    rows[1] = start
+    rows.requires_grad_()
+    w = (rows[1] - rows[0]).detach().numpy().copy()
+    learns = classification(np.ones((1, 2), int), ["no", "yes"], loss="perceptron")
+    descent, updates = torch.optim.SGD([rows], lr=0.5), 0
+    for one, sign in zip(x, t, strict=True):
+        descent.zero_grad()
+        learns.loss(one[None] @ rows.T, (sign[None] > 0).long()).backward()
+        descent.step()
+        if sign * (w @ one.numpy()) <= 0:
+            w, updates = w + float(sign) * one.numpy(), updates + 1
+        np.testing.assert_allclose((rows[1] - rows[0]).detach().numpy(), w, atol=1e-12)
+    assert 1 < updates < 40
+
+
 def test_dice_of_a_perfect_answer_is_nothing_and_of_a_wrong_one_all() -> None:
     label = PIXEL_LABEL.where(PIXEL_LABEL != 255, 0)
     perfect = 100.0 * F.one_hot(label, 3).movedim(-1, 1).float()
@@ -238,8 +269,9 @@ def test_what_is_unknown_of_a_class_counts_for_nothing() -> None:
 
 # ---- what is unlabelled, and what is extreme --------------------------------------------------
 
+SINGLE = ("cross_entropy", "focal", "perceptron", "dice", "cross_entropy_dice")
 LOSSES = [
-    *((segmentation, name) for name in ("cross_entropy", "focal", "dice", "cross_entropy_dice")),
+    *((segmentation, name) for name in SINGLE),
     *((multilabel, name) for name in ("binary_cross_entropy", "focal", "asymmetric")),
 ]
 IDS = [f"{make.__name__}-{name}" for make, name in LOSSES]
@@ -259,7 +291,7 @@ def test_a_batch_without_any_label_costs_nothing_and_pulls_nowhere(make: Make, n
     assert answer.grad is not None and not answer.grad.any()
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "focal", "dice", "cross_entropy_dice"])
+@pytest.mark.parametrize("name", SINGLE)
 def test_unlabelled_pixels_change_nothing(name: str) -> None:
     answer = PIXELS.clone().requires_grad_()
     first = cost(segmentation, answer, PIXEL_LABEL, loss=name, label_smoothing=0.1)

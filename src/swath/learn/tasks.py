@@ -84,7 +84,7 @@ def classification(
     contents: Contents,
     classes: Sequence[str],
     *,
-    loss: Literal["cross_entropy", "focal"] = "cross_entropy",
+    loss: Literal["cross_entropy", "focal", "perceptron"] = "cross_entropy",
     label_smoothing: Share = 0.0,
     gamma: NonNegative = 2.0,
     class_weights: Literal["none", "balanced", "effective"] = "none",
@@ -96,8 +96,9 @@ def classification(
     Args:
         contents: what the training part holds of each class, (patch, class).
         classes: class names.
-        loss: see `cross_entropy` and `focal`.
-        label_smoothing: share of each label that is spread evenly over all classes.
+        loss: see `cross_entropy`, `focal` and `perceptron`.
+        label_smoothing: share of each label that is spread evenly over all classes; not for the
+            perceptron's.
         gamma: focusing exponent of the focal loss.
         class_weights: see `weights_of`.
         beta: of `effective` weights.
@@ -113,7 +114,9 @@ def segmentation(
     contents: Contents,
     classes: Sequence[str],
     *,
-    loss: Literal["cross_entropy", "focal", "dice", "cross_entropy_dice"] = "cross_entropy",
+    loss: Literal[
+        "cross_entropy", "focal", "perceptron", "dice", "cross_entropy_dice"
+    ] = "cross_entropy",
     label_smoothing: Share = 0.0,
     gamma: NonNegative = 2.0,
     class_weights: Literal["none", "balanced", "effective"] = "none",
@@ -125,8 +128,10 @@ def segmentation(
     Args:
         contents: labelled pixels of each class in the training part, (patch, class).
         classes: class names.
-        loss: see `cross_entropy`, `focal` and `dice`; `cross_entropy_dice` is the sum of two.
-        label_smoothing: share of each label that is spread evenly over all classes; not for Dice.
+        loss: see `cross_entropy`, `focal`, `perceptron` and `dice`; `cross_entropy_dice` is the sum
+            of two.
+        label_smoothing: share of each label that is spread evenly over all classes; not for the
+            perceptron's and Dice.
         gamma: focusing exponent of the focal loss.
         class_weights: see `weights_of`.
         beta: of `effective` weights.
@@ -316,7 +321,8 @@ def _single(loss: str, label_smoothing: float, gamma: float) -> Cost:
         return plain(answer, label, weights) + dice(answer, label, weights)
 
     costs: dict[str, Cost] = {
-        "cross_entropy": plain, "focal": focused, "dice": dice, "cross_entropy_dice": both,
+        "cross_entropy": plain, "focal": focused, "perceptron": perceptron, "dice": dice,
+        "cross_entropy_dice": both,
     }  # fmt: skip
     return costs[loss]
 
@@ -370,6 +376,32 @@ def focal(
     if gamma:
         cost = cost * (-torch.expm1(-cost)).clamp(min=BASE) ** gamma
     return (w * q * cost).sum() / (w * y).sum().clamp(min=TINY)
+
+
+def perceptron(answer: Tensor, label: Tensor, weights: Tensor) -> Tensor:
+    """Σ w·y·max(0, r - z) / Σ w·y: r is the largest logit of the classes beside z's own.
+
+    What is answered rightly costs nothing and moves nothing; a tie is an error. Of two classes,
+    plain descent with one patch a step is Rosenblatt's rule: the difference of the two rows of
+    weights moves by twice the rate times ±x.
+
+    Args:
+        answer: logits (batch, class[, y, x]).
+        label: numbers of classes, or shares of them.
+        weights: w of each class.
+
+    Source:
+        Rosenblatt: The perceptron, Psychological Review 65 (6), 1958 (doi:10.1037/h0042519); of
+        several classes as in Crammer, Singer: Ultraconservative Online Algorithms for Multiclass
+        Problems, JMLR 3, 2003, without a margin.
+    """
+    y = _shares(label, answer.shape[1])
+    w = _along_classes(weights, answer)
+    largest, which = answer.topk(2, dim=1)
+    numbers = _along_classes(torch.arange(answer.shape[1], device=answer.device), answer)
+    rest = torch.where(numbers == which[:, :1], largest[:, 1:], largest[:, :1])
+    # At 0 the derivative of `clamp` is 1, that of `relu` 0: with it a tie would stay one.
+    return (w * y * (rest - answer).clamp(min=0)).sum() / (w * y).sum().clamp(min=TINY)
 
 
 def dice(answer: Tensor, label: Tensor, weights: Tensor) -> Tensor:
