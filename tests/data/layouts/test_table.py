@@ -15,6 +15,7 @@ from opening import refused
 
 from swath.data import archives
 from swath.data.card import Card, Target
+from swath.data.fetch import fetch
 from swath.data.layouts import open_source
 from swath.data.published import Published
 
@@ -86,6 +87,15 @@ def test_labels_may_be_the_names_of_the_classes(tmp_path: Path) -> None:
     assert image[:, :, 0, 0].tolist() == [[1.5, -2.0], [0.0, np.float32(0.004)]]
 
 
+@pytest.mark.parametrize("apart", [",", " "])
+def test_columns_may_be_chosen(tmp_path: Path, apart: str) -> None:
+    (tmp_path / "a.txt").write_text("1 2 0 note\n".replace(" ", apart) * 2)
+    card = card_of(2, columns=[1, 0], label=-2)
+    image, labels = all_of(opened(card, tmp_path))
+    assert labels.tolist() == [0, 0]
+    assert image[:, :, 0, 0].tolist() == [[2.0, 1.0]] * 2
+
+
 def test_labels_of_a_target_are_numbers(tmp_path: Path) -> None:
     card = card_of(2).model_copy(update={"target": Target(name="yield", unit="t/ha")})
     (tmp_path / "a.txt").write_text("1.5 -2 7.25\n0 4 -1e3\n")
@@ -107,6 +117,9 @@ def test_labels_of_a_target_are_numbers(tmp_path: Path) -> None:
         ("1 2 0\n3 256 0\n", {"dtype": "uint8"}, "has a value in row 2 that is no uint8"),
         ("1 2 0\n3 4.5 0\n", {"dtype": "int16"}, "has a value in row 2 that is no int16"),
         ("a b 0\n", {}, "holds no numbers"),
+        ("1 2 0\n", {"columns": [1]}, "1 columns are named for 2 values"),
+        ("1 2 0\n", {"columns": [0, 2]}, "has no values in column 2"),
+        ("1 2 0\n", {"columns": [0, 3]}, "has no values in column 3"),
         ("", {}, "cannot be read"),
     ],
 )
@@ -119,6 +132,28 @@ def test_what_is_wrong_is_told(
 
 def test_a_file_that_is_absent_is_named(tmp_path: Path) -> None:
     assert "a.txt" in refused(card_of(2), tmp_path)
+
+
+# ---- Iris, as scikit-learn carries it --------------------------------------------------------
+
+
+def test_two_classes_of_iris_come_out_of_the_package_of_scikit_learn(
+    repository: Path, tmp_path: Path
+) -> None:
+    """Fisher 1936, table I: 50 flowers of each; means of sepal length and petal length in cm."""
+    conf = repository / "conf/data"
+    facts = yaml.safe_load((conf / "iris_pair.yaml").read_text(encoding="utf-8"))
+    plane = yaml.safe_load((conf / "iris_plane.yaml").read_text(encoding="utf-8"))
+    del plane["defaults"]
+    two = facts | plane | {"layout": facts["layout"] | plane["layout"]}
+    for each, chosen in ((facts, [0, 1, 2, 3]), (two, [0, 2])):
+        card = Card.model_validate(each)
+        fetch(card, tmp_path / card.name, state=tmp_path / "state", mirror=None)
+        image, labels = all_of(opened(card, tmp_path / card.name, "all"))
+        assert np.bincount(labels).tolist() == [50, 50]
+        means = np.array([[5.006, 3.428, 1.462, 0.246], [6.588, 2.974, 5.552, 2.026]])[:, chosen]
+        found = [image[labels == k, :, 0, 0].mean(axis=0) for k in (0, 1)]
+        np.testing.assert_allclose(found, means, atol=1e-5)
 
 
 # ---- Statlog Landsat ------------------------------------------------------------------------

@@ -26,6 +26,7 @@ def table(
     side_px: Count = 1,
     order: Literal["pixel", "band"] = "pixel",
     label: int = -1,
+    columns: list[Whole] | None = None,
     codes: list[int] | None = None,
     left_out: list[int | str] = [],  # noqa: B006
     header: Whole = 0,
@@ -43,6 +44,8 @@ def table(
         order: of the values of a row. `pixel` gives all bands of the upper-left pixel, then those
             of the next to the right, row by row; `band` gives all pixels of the first band first.
         label: number of the column that holds the label, from 0; -1 is the last.
+        columns: numbers of the columns that hold the values, from 0, in the order of a row. Without
+            it they are all others; with it there may be some that are not used.
         codes: the label of each class, in the order of the card. Without it labels are the
             classes' names, or 0, 1, 2, …; those of a target are numbers.
         left_out: labels whose rows are no patches, as of classes that the card does not have.
@@ -60,14 +63,19 @@ def table(
             where="data.layout.codes",
             mend="give one for each class of the card, in its order",
         )
+    if columns is not None and len(columns) != values:
+        raise DataError(
+            f"{len(columns)} columns are named for {values} values of a patch",
+            where="data.layout.columns",
+            mend="name one for each band and pixel",
+        )
 
     def opened(part: str) -> Published:
         path = folder / files[part]
-        rows = _rows(path, values + 1, label % (values + 1), header)
-        column = rows.columns[label % (values + 1)]
+        rows, column = _rows(path, None if columns else values + 1, label, header)
         rows = rows[~rows[column].isin(list(map(str, left_out)))].reset_index(drop=True)
         labels = _labels(rows.pop(column), path, card, codes)
-        pixels = _stored(rows, path, dtype)
+        pixels = _stored(_chosen(rows, columns, path) if columns else rows, path, dtype)
         # (patch, y, x, band) or (patch, band, y, x), as the rows have it.
         image = (
             pixels.reshape(-1, side_px, side_px, len(card.bands)).transpose(0, 3, 1, 2)
@@ -94,11 +102,12 @@ def table(
     return Source(tuple(files), opened)
 
 
-def _rows(path: Path, columns: int, label: int, header: int) -> pd.DataFrame:
-    """The table as it stands, the label as text."""
+def _rows(path: Path, columns: int | None, label: int, header: int) -> tuple[pd.DataFrame, int]:
+    """The table as it stands, of so many columns, and the number of that of the label, as text."""
     try:
         with path.open(encoding="utf-8") as file:
             first = [file.readline() for _ in range(header + 1)][-1]
+        label %= columns or max(1, len(first.split("," if "," in first else None)))
         rows = pd.read_csv(
             path,
             sep="," if "," in first else r"\s+",
@@ -110,16 +119,25 @@ def _rows(path: Path, columns: int, label: int, header: int) -> pd.DataFrame:
     except (OSError, ValueError) as broken:
         reason = str(broken).splitlines()[0]
         raise DataError(f"cannot be read ({reason})", where=path, mend="fetch it again") from None
-    if rows.shape[1] != columns:
+    if columns and rows.shape[1] != columns:
         raise DataError(
             f"has {rows.shape[1]} columns, not {columns}: the patch's values and its label",
             where=path,
-            mend="mend side_px and the bands of the card",
+            mend="mend side_px and the bands of the card, or name the columns",
         )
     if rows.isna().any(axis=None):
         row = int(np.flatnonzero(rows.isna().any(axis=1))[0]) + 1
         raise DataError(f"lacks a value in row {row}", where=path, mend="fetch it again")
-    return rows
+    return rows, label
+
+
+def _chosen(rows: pd.DataFrame, columns: list[int], path: Path) -> pd.DataFrame:
+    """The columns of these numbers, of those that hold no label."""
+    if absent := [number for number in columns if number not in rows.columns]:
+        raise DataError(
+            f"has no values in column {absent[0]}", where=path, mend="mend data.layout.columns"
+        )
+    return rows[columns]
 
 
 def _labels(column: pd.Series, path: Path, card: Card, codes: list[int] | None) -> NDArray[Any]:
