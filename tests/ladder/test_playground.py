@@ -466,8 +466,8 @@ def test_controls_set_what_they_name(page: sync_api.Page) -> None:
     fill("Noise", "0.25")
     fill("Batch size", "25")
     fill("Momentum", "0.5")
-    page.get_by_label("Regularisation").select_option("L1")
-    fill("Its rate", "0.01")
+    page.get_by_label("Regularisation", exact=True).select_option("L1")
+    fill("Regularisation rate", "0.01")
     page.get_by_label("x₁·x₂").check()
     page.get_by_label("x₂", exact=True).uncheck()
     page.get_by_role("button", name="Draw again").click()
@@ -554,7 +554,8 @@ def test_settings_stay_in_the_address(opened: Callable[..., sync_api.Page]) -> N
         ("batch", "0", "Batch size: “0” is out of range; allowed is 1 to 100, a whole number;"
          " it stays 10."),
         ("momentum", "1", "Momentum: “1” is out of range; allowed is 0 to 0.99; it stays 0."),
-        ("strength", "-1", "Its rate: “-1” is out of range; allowed is 0 to 1; it stays 0.001."),
+        ("strength", "-1", "Regularisation rate: “-1” is out of range; allowed is 0 to 1; it stays"
+         " 0.001."),
         ("layer0", "9", "Hidden layers: units of layer 1: “9” is out of range; allowed is 1 to 8,"
          " a whole number; it stays 4."),
         ("layer0", "4,4", "Hidden layers: units of layer 1: “4,4” is not a number; allowed is"
