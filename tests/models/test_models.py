@@ -27,6 +27,7 @@ PARAMETERS = {
     "hybrid_3d": 41_853,
     "mlp": 5_277_703,
     "perceptron": 42,
+    "plain_cnn": 530_183,
     "resnet": 11_288_991,
     "smp": 24_443_511,
     "spectral_1d": 6_907,

@@ -43,12 +43,12 @@ def mlp(
     layers: list[nn.Module] = [nn.Flatten()]
     inputs = 0
     for units in hidden:
-        layers.append(nn.Linear(inputs, units) if inputs else _First(units))
+        layers.append(nn.Linear(inputs, units) if inputs else FirstLinear(units))
         if normalise:
             layers.append(nn.BatchNorm1d(units))
         layers += [activated(activation), nn.Dropout(dropout)]
         inputs = units
-    layers.append(nn.Linear(inputs, classes) if inputs else _First(classes))
+    layers.append(nn.Linear(inputs, classes) if inputs else FirstLinear(classes))
     return nn.Sequential(*layers)
 
 
@@ -90,10 +90,11 @@ def spectral_mlp(
     return nn.Sequential(*layers, nn.Conv2d(inputs, classes, 1))
 
 
-class _First(nn.LazyLinear):
+class FirstLinear(nn.LazyLinear):
     """A linear layer that learns the number of its inputs from the first patch, or its weights."""
 
     def initialize_parameters(self, *given: Any) -> None:
+        """Draw the weights for so many inputs as the first patch has."""
         # Training tries the network on an empty patch in inference mode; weights that were made
         # there could not be trained.
         with torch.inference_mode(False):
