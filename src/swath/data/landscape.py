@@ -504,6 +504,62 @@ def _write_scene(
     return folder / name
 
 
+# What makes a patch one of a kind of land: classes whose shares are added up, and the least sum.
+KINDS: dict[str, tuple[tuple[int, ...], float]] = {
+    "Town": ((BUILDINGS, BLOCKS), 0.6), "Estate": ((TOWER,), 0.05), "Road": ((ROADS,), 0.2),
+    "Rail": ((TRAIN,), 0.1), "Vegetation": ((VEGETATION,), 0.7), "Trees": ((TREES,), 0.7),
+    "Bare Soil": ((BARE_SOIL,), 0.7), "Soil": ((SOIL,), 0.7),
+}  # fmt: skip
+
+
+def kind_of(classes: np.ndarray) -> str | None:
+    """The kind of land of a patch of classes (y, x); None where it is of none or of several."""
+    share = np.bincount(classes.ravel(), minlength=len(CLASSES)) / classes.size
+    found = [kind for kind, (own, least) in KINDS.items() if share[list(own)].sum() >= least]
+    return found[0] if len(found) == 1 else None
+
+
+Patch = tuple[np.ndarray, tuple[float, float]]
+"""The image (BANDS_10M, y, x) of a patch, and easting and northing of its upper-left corner."""
+
+
+def cut_patches(*, seed: int, scenes: int, size_px: int, patch_px: int) -> dict[str, list[Patch]]:
+    """Cloudless patches of synthetic scenes, by their kind of land.
+
+    They lie on a grid, side by side; the scenes from west to east with a gap between them.
+
+    Args:
+        seed: each scene draws from its own child of it.
+        scenes: how many.
+        size_px: side of a scene in pixels of 10 m; even, at least 128.
+        patch_px: side of a patch.
+    """
+    found: dict[str, list[Patch]] = {kind: [] for kind in KINDS}
+    for number, child in enumerate(np.random.SeedSequence(seed).spawn(scenes)):
+        ground, sensor = (np.random.default_rng(each) for each in child.spawn(2))
+        classes = draw_class_map(ground, size_px)
+        image, _ = draw_reflectance(sensor, classes)
+        west = 600_000.0 + number * (size_px + SCENE_GAP_PX) * 10
+        for top in range(0, size_px - patch_px + 1, patch_px):
+            for left in range(0, size_px - patch_px + 1, patch_px):
+                at = (slice(top, top + patch_px), slice(left, left + patch_px))
+                if kind := kind_of(classes[at]):
+                    found[kind].append((image[:, *at], (west + left * 10, 5_300_040.0 - top * 10)))
+    return found
+
+
+def as_tiff(image: np.ndarray, corner: tuple[float, float]) -> bytes:
+    """An image (band, y, x) at 10 m with its upper-left corner in metres, as a GeoTIFF."""
+    with rasterio.MemoryFile() as memory:
+        with memory.open(
+            driver="GTiff", dtype=image.dtype, count=len(image), height=image.shape[1],
+            width=image.shape[2], crs="EPSG:32632", transform=from_origin(*corner, 10, 10),
+        ) as file:  # fmt: skip
+            file.write(image)
+        content: bytes = memory.read()
+    return content
+
+
 def _write_cog(
     path: Path, image: np.ndarray, bands: Sequence[str], tags: dict[str, str], **grid: Any
 ) -> None:
