@@ -91,7 +91,13 @@ def lesson(
 @app.command("lesson_page")
 def lesson_page(
     out: Out,
-    lesson: Annotated[list[str], typer.Option(help="EXPERIMENT=lesson.json (repeat for each).")],
+    lesson: Annotated[
+        list[str] | None, typer.Option(help="EXPERIMENT=lesson.json (repeat for each).")
+    ] = None,
+    missing: Annotated[
+        list[str] | None,
+        typer.Option(help="EXPERIMENT=REASON of one that there is not (repeat for each)."),
+    ] = None,
 ) -> None:
     """Write a page of lessons, in the order of their steps.
 
@@ -100,8 +106,11 @@ def lesson_page(
     """
     from swath.ladder.page import write_page
 
-    named = (each.partition("=") for each in lesson)
-    write_page({name: Path(path) for name, _, path in named}, out)
+    there, absent = (
+        {name: told for name, _, told in (each.partition("=") for each in given or [])}
+        for given in (lesson, missing)
+    )
+    write_page({name: Path(path) for name, path in there.items()}, out, missing=absent)
 
 
 def _given(

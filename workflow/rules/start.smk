@@ -160,6 +160,37 @@ def tell(key, value):
     workflow.config_settings.config_args = [*given, f"{key}={value}"]
 
 
+def unserved(experiment):
+    """Why the data of an experiment cannot be had, where a mirror alone has them and none does."""
+    card, mirror = experiment.sections["data"], os.environ.get("SWATH_MIRROR") or ""
+    if store.is_used() or "://" in mirror or Path(f"data/{card['name']}/manifest.json").is_file():
+        return ""
+    folder = Path(mirror) / (card["mirror"] or card["name"])
+    needed = [each["name"] for each in card["files"] if not (each["address"] or each["package"])]
+    lacking = [name for name in needed if not (mirror and (folder / name).is_file())]
+    if not lacking:
+        return ""
+    return f"{card['title']} comes from a mirror alone: set SWATH_MIRROR to one that has {folder.name}/{lacking[0]}"
+
+
+def unfinished():
+    """The lessons of the ladder that are not there when it has failed, and why."""
+    todo = {job.wildcards.get("experiment") for job in workflow.dag.needrun_jobs()}
+    return {name: why_not(name) for name in LESSONS if name in todo}
+
+
+def why_not(name):
+    """The error that a stage of an experiment has told since the start, if one has."""
+    logs = [Path(f"state/log/fetch-{EXPERIMENTS[name].dataset}.log")]
+    logs += sorted(Path(f"results/{name}/log").glob("*.log"))
+    for path in logs:
+        if path.is_file() and path.stat().st_mtime >= STARTED - 1:
+            for line in path.read_text().splitlines():
+                if " error: " in line:
+                    return line.partition(" error: ")[2]
+    return ""
+
+
 def pages_of(name):
     """The pages of an experiment: its report, its lesson, or both."""
     takes = EXPERIMENTS[name].lesson_takes
@@ -204,10 +235,16 @@ try:
     TREE = plan.tree(ROOT / "conf", OWN)
     LESSONS = [each for each in TREE.choices("experiment") if each.startswith("ladder/")]
     LESSONS = LESSONS if IS_LADDER else []
-    if LESSONS:
-        NAMES = [*(NAMES if "experiment" in config else []), *LESSONS]
-        tell("experiment", ",".join(dict.fromkeys(NAMES)))
+    NAMES = [*(NAMES if "experiment" in config or not LESSONS else []), *LESSONS]
     EXPERIMENTS = {name: plan.compose(TREE, name, str(config.get("set", ""))) for name in NAMES}
+    # The ladder goes without lessons whose data nobody has here; one that is asked for by its name
+    # says what is missing.
+    MISSING = {name: why for name in LESSONS if (why := unserved(EXPERIMENTS[name]))}
+    LESSONS = [name for name in LESSONS if name not in MISSING]
+    if IS_LADDER:
+        EXPERIMENTS = {name: each for name, each in EXPERIMENTS.items() if name not in MISSING}
+        NAMES = list(EXPERIMENTS)
+        tell("experiment", ",".join(NAMES))
     DATASETS = plan.datasets(EXPERIMENTS.values())
     for name, each in EXPERIMENTS.items():
         if store.is_used() and each.has_study and each.sections["sweep"]["mode"] == "async":

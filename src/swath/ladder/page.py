@@ -14,19 +14,23 @@ from swath.report.page import template
 log = logging.getLogger(__name__)
 
 
-def write_page(lessons: dict[str, Path], out: Path) -> None:
+def write_page(
+    lessons: dict[str, Path], out: Path, *, missing: dict[str, str] | None = None
+) -> None:
     """Write one self-contained page of lessons, in the order of their steps.
 
     Args:
         lessons: name of the experiment -> its `lesson.json`, which need not be there: the page then
             names it as missing.
         out: the page.
+        missing: name of another experiment -> why it has no lesson; empty where that is not known.
 
     Raises:
         DataError: a lesson is damaged.
     """
     found = {name: read_json(path) for name, path in lessons.items() if path.is_file()}
-    missing = [name for name in lessons if name not in found]
+    missing = dict.fromkeys(sorted(lessons.keys() - found.keys()), "") | (missing or {})
+    whole = len(lessons) + len(missing) > 1
     steps = sorted(({**each, "experiment": name} for name, each in found.items()), key=_place)
     claims = [claim for step in steps for claim in step["claims"]]
     failed = [step["title"] for step in steps if not _holds(step)]
@@ -35,11 +39,11 @@ def write_page(lessons: dict[str, Path], out: Path) -> None:
             for panel in picture["panels"]:
                 panel["svg"] = Markup(panel["svg"])
     page = template(Path(__file__).with_name("ladder.html.jinja")).render(
-        steps=steps, missing=missing, claims=len(claims), whole=len(lessons) > 1,
+        steps=steps, missing=missing, claims=len(claims), whole=whole,
         held=sum(claim["holds"] for claim in claims), failed=failed,
     )  # fmt: skip
     write_text(out, page)
-    if len(lessons) > 1:
+    if whole:
         playground = Path(__file__).with_name("playground.html").read_text(encoding="utf-8")
         write_text(out.with_name("playground.html"), playground)
     log.info(
