@@ -78,3 +78,40 @@ def test_a_pixel_is_answered_by_its_bands_alone() -> None:
     other[:, :, 0, 0] += 1
     changed = (network(other) != network(image)).any(dim=1)
     assert changed[:, 0, 0].all() and changed.sum() == 2
+
+
+@pytest.mark.parametrize(
+    ("init", "variance"),
+    [("default", 1 / (3 * 300)), ("small", 1e-4), ("xavier", 2 / 700), ("he", 2 / 300)],
+)
+def test_weights_begin_with_their_variance(init: Any, variance: float) -> None:
+    torch.manual_seed(0)
+    network = mlp(3, 2, hidden=[300, 400], init=init, normalise=False)
+    network(torch.zeros(1, 3, 10, 10))  # 300 values, so both layers have as many inputs
+    first, second, _ = (module.weight for module in network if isinstance(module, nn.Linear))
+    assert float(second.var()) == pytest.approx(variance, rel=0.02)
+    if init != "xavier":
+        assert float(first.var()) == pytest.approx(variance, rel=0.02)
+    assert init == "default" or not any(m.bias.any() for m in network if isinstance(m, nn.Linear))
+
+
+def test_layers_of_equal_width_add_their_input() -> None:
+    torch.manual_seed(0)
+    network = mlp(
+        2, 3, hidden=[5, 5, 4], activation="tanh", normalise=False, dropout=0.0, residual=True
+    )
+    image = torch.randn(6, 2, 1, 1)
+    answer = network(image)
+    a, b, c, d = (module for module in network.modules() if isinstance(module, nn.Linear))
+    hidden = torch.tanh(a(image.flatten(1)))
+    hidden = hidden + torch.tanh(b(hidden))
+    torch.testing.assert_close(answer, d(torch.tanh(c(hidden))))
+
+
+def test_a_network_that_adds_is_saved_and_loaded() -> None:
+    network = mlp(2, 3, hidden=[5, 5], residual=True, init="he").eval()
+    image = torch.randn(6, 2, 1, 1)
+    answer = network(image)
+    other = mlp(2, 3, hidden=[5, 5], residual=True, init="he").eval()
+    other.load_state_dict(network.state_dict())
+    torch.testing.assert_close(other(image), answer)
