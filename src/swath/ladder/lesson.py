@@ -148,7 +148,7 @@ class Given:
     """`mean` and `std` of each band over the training part."""
     sections: dict[str, Any]
     """model, task, optim, trainer, complete."""
-    train: Callable[[dict[str, Any], int], Trained]
+    train: Callable[[dict[str, Any], int, int | None], Trained]
     follow: Callable[[dict[str, Any], int, Sequence[int]], list[Trained]]
 
     @property
@@ -163,7 +163,9 @@ class Given:
         found: NDArray[np.int64] = self.patches.contents.argmax(axis=1).astype(np.int64)
         return found
 
-    def trained(self, params: dict[str, Any] | None = None, *, seed: int = 0) -> Trained:
+    def trained(
+        self, params: dict[str, Any] | None = None, *, seed: int = 0, patches: int | None = None
+    ) -> Trained:
         """Train the experiment's network to its end, with other values for some keys.
 
         A training that was done before, by this lesson or as a trial of the experiment's study, is
@@ -171,9 +173,11 @@ class Given:
 
         Args:
             params: key of the configuration -> value, as {"model.hidden": [4]}.
-            seed: of weights, order and augmentation.
+            seed: of weights, order and augmentation, and of the draw of the patches.
+            patches: how many of the training part are drawn to be learnt from, normalised as all
+                are; None takes all.
         """
-        return self.train(params or {}, seed)
+        return self.train(params or {}, seed, patches)
 
     def followed(
         self, epochs: Sequence[int], params: dict[str, Any] | None = None, *, seed: int = 0

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from swath.data.patchset import PatchSet
+from swath.errors import ConfigError
 from swath.ladder.lesson import Floats, Given, Trained
 from swath.learn.networks import build, load
 from swath.learn.train import train
@@ -45,10 +46,12 @@ def given(
         identity: the name of a run of some sections and a seed.
     """
 
-    def to_the_end(params: dict[str, Any], seed: int) -> Trained:
+    def to_the_end(params: dict[str, Any], seed: int, count: int | None) -> Trained:
         own = changed(params)
-        folder = state / identity(own, seed)
-        outcome = train(patches, parts, statistics, folder, seed=seed, code=code, **own)
+        name, dealt = identity(own, seed), parts
+        if count is not None:
+            name, dealt = f"{name}-of{count}", drawn(parts, count, seed)
+        outcome = train(patches, dealt, statistics, state / name, seed=seed, code=code, **own)
         return _answering(load(outcome.model)[0], statistics, outcome.history)
 
     def by_epochs(params: dict[str, Any], seed: int, epochs: Sequence[int]) -> list[Trained]:
@@ -70,6 +73,25 @@ def given(
         return found
 
     return Given(patches, parts, statistics, sections, train=to_the_end, follow=by_epochs)
+
+
+def drawn(parts: NDArray[np.str_], count: int, seed: int) -> NDArray[np.str_]:
+    """The parts with so many patches of the training part left in it; the others are unused.
+
+    More patches of the same seed hold all of fewer.
+
+    Raises:
+        ConfigError: the training part has fewer.
+    """
+    own = np.flatnonzero(parts == "train")
+    if count > len(own):
+        raise ConfigError(
+            f"{count} patches are asked for, the part train has {len(own)}", where="lesson",
+            mend="ask for fewer, or give the part a larger share",
+        )  # fmt: skip
+    fewer = parts.astype("U6")  # as long as "unused"
+    fewer[np.random.default_rng(seed).permutation(own)[count:]] = "unused"
+    return fewer
 
 
 def _untrained(patches: PatchSet, model: dict[str, Any], seed: int) -> nn.Module:
