@@ -15,6 +15,7 @@ from swath.errors import ConfigError
 from swath.options import (
     Code,
     Config,
+    Data,
     Out,
     SplitFolder,
     State,
@@ -46,6 +47,7 @@ def lesson(
     final: Annotated[
         list[Path] | None, typer.Option(help="Results of a job of the final (repeat for each).")
     ] = None,
+    counts: Annotated[Path | None, typer.Option(help="Folder of the reduce jobs' parts.")] = None,
 ) -> None:
     """Work out a lesson of the ladder, and check what theory says of it.
 
@@ -57,7 +59,9 @@ def lesson(
     --code 0 --state state/runs --out results/ladder/xor/lesson.json
     """
     from swath import registry
+    from swath.data.card import Card
     from swath.files import write_json
+    from swath.ladder.counting import counts as read_counts
     from swath.plan import read_sections, without
 
     sections = read_sections("lesson", config)
@@ -67,7 +71,13 @@ def lesson(
     takes = registry.entry("lesson", section["name"]).takes
     arguments: list[Any] = []
     for name in takes:
-        if name == "given":
+        if name == "card":
+            arguments.append(Card.model_validate(sections["data"]))
+        elif name == "counts":
+            if counts is None:
+                raise ConfigError("is not given", where="--counts", mend="give it")
+            arguments.append(read_counts(counts))
+        elif name == "given":
             if patches is None or split is None:
                 raise ConfigError("are not given", where="--patches, --split", mend="give them")
             runs = {key: sections[key] for key in RUN}
@@ -86,6 +96,49 @@ def lesson(
     head = {key: section[key] for key in ("name", "step", "title")}
     synthetic = bool(takes) and sections["data"]["synthetic"]
     write_json(out, head | {"synthetic": synthetic} | done.as_json())
+
+
+@app.command("map_part")
+def map_part(
+    config: Config,
+    data: Data,
+    part: Annotated[int, typer.Option(min=0, help="Number of the map job.")],
+    out: Out,
+) -> None:
+    """Map a part of a dataset's scenes, and of the classes' descriptions, to pairs of key and sums.
+
+    Reads: lesson.yaml (maps, reduces), data.yaml, the scenes in data/DATASET.
+    Writes: the pairs, dealt to the reduce jobs by the hash of their keys.
+    Example: swath map_part --config results/ladder/map_reduce/config --data data/embedded_counted
+    --part 0 --out results/ladder/map_reduce/mapped/part-00000.json
+    """
+    from swath.data.card import Card
+    from swath.files import write_json
+    from swath.ladder.counting import map_part as mapped
+    from swath.plan import read_sections
+
+    sections = read_sections("map_part", config)
+    store.bring_all(data / "manifest.json")
+    jobs = {key: sections["lesson"][key] for key in ("maps", "reduces")}
+    write_json(out, mapped(Card.model_validate(sections["data"]), data, part, **jobs))
+
+
+@app.command("reduce_part")
+def reduce_part(
+    mapped: Annotated[list[Path], typer.Option(help="What a map job wrote (repeat for each).")],
+    part: Annotated[int, typer.Option(min=0, help="Number of the reduce job.")],
+    out: Out,
+) -> None:
+    """Add up what all map jobs have dealt to one reduce job.
+
+    Reads: the pairs of all map jobs. Writes: sums by key, a part of the output.
+    Example: swath reduce_part --mapped results/ladder/map_reduce/mapped/part-00000.json --part 1
+    --out results/ladder/map_reduce/reduced/part-00001.json
+    """
+    from swath.files import read_json, write_json
+    from swath.ladder.counting import reduce_part as reduced
+
+    write_json(out, reduced([read_json(path) for path in mapped], part))
 
 
 @app.command("lesson_page")

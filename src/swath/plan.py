@@ -89,6 +89,8 @@ STAGES = {
     "lesson": Stage(
         ("lesson", "data", "sweep", "model", "task", "optim", "trainer"), ("swath.ladder.lesson",)
     ),
+    "map_part": Stage(("lesson", "data"), ("swath.ladder.counting",)),
+    "reduce_part": Stage((), ("swath.ladder.counting",)),
     "lesson_page": Stage((), ("swath.ladder.page",)),
 }
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(/[A-Za-z0-9][A-Za-z0-9_-]*)*")
@@ -763,7 +765,7 @@ _DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
 def stage_code(stage: str, experiment: Experiment, lock: Path) -> str:
     """The fingerprint of the code that a stage of an experiment runs."""
     modules = list(STAGES[stage].modules)
-    if stage in ("scenes", "patches", "map"):
+    if stage in ("scenes", "patches", "map", "map_part"):
         layout = experiment.sections["data"]["layout"]["name"]
         modules.append(registry.entry("layout", layout).module)
     if stage == "fetch" and (drawing := experiment.sections["data"]["drawing"]):

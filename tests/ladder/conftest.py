@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lessons import Worked, prepared, studied, verb
+from lessons import Worked, counted, prepared, studied, verb
 
 from swath import plan
 
@@ -27,6 +27,8 @@ def worked(tmp_path_factory: pytest.TempPathFactory) -> Worked:
         given = []
         if {"given", "study"} & {*composed.lesson_takes}:
             given = prepared(composed, folder)
+        if "counts" in composed.lesson_takes:
+            given += counted(composed, folder)
         if "study" in composed.lesson_takes:
             given += studied(composed, folder)
         verb(

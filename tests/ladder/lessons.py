@@ -52,6 +52,21 @@ def prepared(composed: plan.Experiment, folder: Path) -> list[str]:
     return [f"--patches={manifest}", f"--split={split}"]
 
 
+def counted(composed: plan.Experiment, folder: Path) -> list[str]:
+    """Maps, reduces and the mark; gives what the verb `lesson` is told of them."""
+    config, data, lesson = folder / "config", folder / "data", composed.sections["lesson"]
+    verb("fetch", config=config, out=data, state=folder / "state/fetch")
+    mapped = []
+    for part in range(lesson["maps"]):
+        out = folder / f"mapped/part-{part:05d}.json"
+        verb("map_part", config=config, data=data, part=part, out=out)
+        mapped.append(f"--mapped={out}")
+    for part in range(lesson["reduces"]):
+        verb("reduce_part", *mapped, part=part, out=folder / f"reduced/part-{part:05d}.json")
+    (folder / "reduced/_SUCCESS").touch()
+    return [f"--counts={folder / 'reduced'}"]
+
+
 def studied(composed: plan.Experiment, folder: Path) -> list[str]:
     """The study and its final; gives what the verb `lesson` is told of them."""
     sweep, study, config = composed.sections["sweep"], folder / "study", folder / "config"

@@ -18,12 +18,67 @@ rule lesson:
         "results/{experiment}/benchmarks/lesson.tsv"
     conda:
         "../../environment.yml"
-    threads: lambda w: 1
+    threads: threads_of_lesson
     resources:
         **asks(4000, 60),
     shell:
         "swath --log {log:q} lesson --config {params.config:q} --code {params.trained_by:q}"
         " --state state/runs --out {output:q} {params.given:q}"
+
+
+# Map → shuffle → reduce. A map job deals its pairs to the reduce jobs, by the hash of the key; each
+# reduce job gathers its own from all of them; the mark says that all have ended.
+rule map_part:
+    input:
+        sections("map_part"),
+        data=lambda w: f"data/{EXPERIMENTS[w.experiment].dataset}/manifest.json",
+    output:
+        "results/{experiment}/mapped/part-{part}.json",
+    params:
+        code=code("map_part"),
+        config=subpath(input[0], parent=True),
+        data=subpath(input.data, parent=True),
+        number=lambda w: int(w.part),
+    log:
+        "results/{experiment}/log/map-part-{part}.log",
+    benchmark:
+        "results/{experiment}/benchmarks/map-part-{part}.tsv"
+    conda:
+        "../../environment.yml"
+    resources:
+        **asks(2000, 30),
+    shell:
+        "swath --log {log:q} map_part --config {params.config:q} --data {params.data:q}"
+        " --part {params.number} --out {output:q}"
+
+
+rule reduce_part:
+    input:
+        mapped=parts_by("maps", "mapped"),
+    output:
+        "results/{experiment}/reduced/part-{part}.json",
+    params:
+        code=code("reduce_part"),
+        mapped=lambda w, input: told(mapped=input.mapped),
+        number=lambda w: int(w.part),
+    log:
+        "results/{experiment}/log/reduce-part-{part}.log",
+    benchmark:
+        "results/{experiment}/benchmarks/reduce-part-{part}.tsv"
+    conda:
+        "../../environment.yml"
+    resources:
+        **asks(2000, 30),
+    shell:
+        "swath --log {log:q} reduce_part {params.mapped:q} --part {params.number} --out {output:q}"
+
+
+rule reduced:
+    localrule: True
+    input:
+        parts_by("reduces", "reduced"),
+    output:
+        touch("results/{experiment}/reduced/_SUCCESS"),
 
 
 rule lesson_page:

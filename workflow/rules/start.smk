@@ -268,6 +268,7 @@ wildcard_constraints:
     generation=r"\d+",
     rung=r"\d+",
     round=r"[01]",
+    part=r"\d{5}",
     shard=r"[0-9a-f]+",
 
 
@@ -607,6 +608,8 @@ def lesson_parts(wildcards):
         found["patches"] = f"{results}/patches/manifest.json"
         found["split"] = study_split(wildcards)
         found["statistics"] = study_statistics(wildcards)
+    if "counts" in takes:
+        found["counts"] = f"{results}/reduced/_SUCCESS"
     if "study" in takes:
         found["study"] = f"{results}/study/trials.json"
         if sweep_of(wildcards)["final"]["best"]:
@@ -614,9 +617,26 @@ def lesson_parts(wildcards):
     return found
 
 
+def parts_by(jobs, pattern):
+    """An input function: the pattern for each of a lesson's map jobs, or reduce jobs."""
+
+    def parts(wildcards):
+        count = EXPERIMENTS[wildcards.experiment].sections["lesson"][jobs]
+        return [f"results/{wildcards.experiment}/{pattern}/part-{n:05d}.json" for n in range(count)]
+
+    return parts
+
+
+def threads_of_lesson(wildcards):
+    """Cores of a lesson: as many as it starts processes, where it does."""
+    return EXPERIMENTS[wildcards.experiment].sections["lesson"].get("processes", 1)
+
+
 def lesson_given(wildcards, input):
     """The same, as the verb takes it."""
     files = {key: [input[key]] for key in ("patches", "study") if key in input.keys()}
     if "split" in input.keys():
         files["split"] = [Path(input.split).parent]
+    if "counts" in input.keys():
+        files["counts"] = [Path(input.counts).parent]
     return told(**files, final=input.get("final", []))

@@ -6,6 +6,9 @@ arguments are the settings of the section `lesson`; its positional ones say what
 
     given    the experiment's patch set, and its training (`Given`)
     study    the trials of the experiment's study, and its final (`Study`)
+    counts   what reduce jobs have made of a dataset's scenes (`swath.ladder.counting.Counts`)
+    card     the card of the experiment's dataset (`swath.data.card.Card`), which it may draw
+             itself (`swath.ladder.drawn`)
 
 A function without them needs no data. It gives back a `Lesson`.
 """
