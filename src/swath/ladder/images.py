@@ -15,12 +15,15 @@ from swath.report.figures import ACCENT, MUTED, SECOND, WIDTH
 Floats = NDArray[np.float64]
 
 
-def in_colour(values: Floats, bands: Sequence[str], rgb: Sequence[str]) -> Floats:
+def in_colour(values: Floats, rgb: Sequence[int]) -> Floats:
     """Patches as one sees them: (patch, band, y, x) -> (patch, y, x, 3) from 0 to 1.
 
-    Each colour is stretched between its 2nd and 98th percentile over all patches.
+    Args:
+        values: stored values.
+        rgb: numbers of the bands for red, green and blue, each of which is stretched between its
+            2nd and 98th percentile over all patches.
     """
-    chosen = values[:, [list(bands).index(name) for name in rgb]]
+    chosen = values[:, list(rgb)]
     low, high = np.percentile(chosen, [2, 98], axis=(0, 2, 3), keepdims=True)
     stretched: Floats = ((chosen - low) / np.maximum(high - low, 1e-9)).clip(0, 1)
     return stretched.transpose(0, 2, 3, 1)
