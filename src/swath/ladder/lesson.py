@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -133,6 +134,8 @@ class Trained:
     """A row an epoch: epoch, train/loss, val/loss, val/accuracy, lr, seconds, …"""
     answer: Callable[[Floats], Floats]
     """Stored values (patch, band, y, x) -> logits (patch, class[, y, x]); normalises them first."""
+    model: Path | None = None
+    """The file of the network; None of one that was followed."""
 
     def classes(self, values: Floats) -> NDArray[np.int64]:
         """The class of each patch of stored values (patch, band, y, x)."""

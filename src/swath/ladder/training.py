@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ def given(
         if count is not None:
             name, dealt = f"{name}-of{count}", drawn(parts, count, seed)
         outcome = train(patches, dealt, statistics, state / name, seed=seed, code=code, **own)
-        return _answering(load(outcome.model)[0], statistics, outcome.history)
+        answering = _answering(load(outcome.model)[0], statistics, outcome.history)
+        return replace(answering, model=outcome.model)
 
     def by_epochs(params: dict[str, Any], seed: int, epochs: Sequence[int]) -> list[Trained]:
         own = changed(params)
