@@ -42,7 +42,7 @@ def tiles(
 
     Args:
         images: all of the same shape.
-        titles: of each; none leaves no room for them.
+        titles: of each; a row without them leaves no room for them.
         columns: images in a row.
         heading: of all of them.
         width: in inches.
@@ -51,7 +51,8 @@ def tiles(
     rows = -(-len(images) // columns)
     tall, wide = images[0].shape[:2]
     each = width / columns
-    height = rows * (each * tall / wide + (0.2 if titles else 0.0)) + (0.3 if heading else 0.0)
+    titled = sum(any(titles[row * columns : (row + 1) * columns]) for row in range(rows))
+    height = rows * each * tall / wide + 0.2 * titled + (0.3 if heading else 0.0)
     spacing = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.03, hspace=0.03)
     figure = Figure(figsize=(width, height), layout=spacing)
     grid = figure.subplots(rows, columns, squeeze=False)
