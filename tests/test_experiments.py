@@ -47,6 +47,14 @@ def test_every_experiment_has_its_pruned_form() -> None:
     assert sorted([*PRUNED, *ELSEWHERE]) == [n for n in known if not n.startswith("ladder/")]
 
 
+def test_the_lessons_of_the_ladder_can_be_run_together() -> None:
+    tree = plan.tree(REPOSITORY / "conf")
+    names = [name for name in tree.choices("experiment") if name.startswith("ladder/")]
+    lessons = [plan.compose(tree, name) for name in names]
+    assert plan.datasets(lessons)
+    assert {each.sections["lesson"]["step"] for each in lessons} == set(range(1, 17))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PRUNED)
 def test_it_runs_to_its_report(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:

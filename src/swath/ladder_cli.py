@@ -144,6 +144,23 @@ def reduce_part(
 @app.command("lesson_page")
 def lesson_page(
     out: Out,
+    lesson: Annotated[str, typer.Option(help="EXPERIMENT=lesson.json.")],
+) -> None:
+    """Write the page of a lesson.
+
+    Reads: the lesson. Writes: the page.
+    Example: swath lesson_page --out results/ladder/xor/lesson.html
+    --lesson ladder/xor=results/ladder/xor/lesson.json
+    """
+    from swath.ladder.page import write_page
+
+    name, _, path = lesson.partition("=")
+    write_page({name: Path(path)}, out)
+
+
+@app.command()
+def ladder(
+    out: Out,
     lesson: Annotated[
         list[str] | None, typer.Option(help="EXPERIMENT=lesson.json (repeat for each).")
     ] = None,
@@ -152,18 +169,18 @@ def lesson_page(
         typer.Option(help="EXPERIMENT=REASON of one that there is not (repeat for each)."),
     ] = None,
 ) -> None:
-    """Write a page of lessons, in the order of their steps.
+    """Write the page of all lessons, in the order of their steps.
 
-    Reads: the lessons; one that is not there is named on the page. Writes: the page, and beside one
-    of several lessons playground.html.
+    Reads: the lessons; one that is not there is named on the page.
+    Writes: the page, and playground.html beside it.
     """
-    from swath.ladder.page import write_page
+    from swath.ladder.page import write_ladder
 
     there, absent = (
         {name: told for name, _, told in (each.partition("=") for each in given or [])}
         for given in (lesson, missing)
     )
-    write_page({name: Path(path) for name, path in there.items()}, out, missing=absent)
+    write_ladder({name: Path(path) for name, path in there.items()}, out, missing=absent)
 
 
 def _given(

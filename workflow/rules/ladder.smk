@@ -89,7 +89,7 @@ rule lesson_page:
         "results/{experiment}/lesson.html",
     params:
         code=code("lesson_page"),
-        lesson=lambda w, input: told(lesson=[f"{w.experiment}={input[0]}"]),
+        lesson=lambda w, input: f"{w.experiment}={input[0]}",
     log:
         "results/{experiment}/log/lesson_page.log",
     benchmark:
@@ -97,7 +97,7 @@ rule lesson_page:
     conda:
         "../../environment.yml"
     shell:
-        "swath --log {log:q} lesson_page --out {output:q} {params.lesson:q}"
+        "swath --log {log:q} lesson_page --out {output:q} --lesson {params.lesson:q}"
 
 
 rule ladder:
@@ -120,4 +120,4 @@ rule ladder:
     conda:
         "../../environment.yml"
     shell:
-        "swath --log {log:q} lesson_page --out {output.page:q} {params.lesson:q}"
+        "swath --log {log:q} ladder --out {output.page:q} {params.lesson:q}"

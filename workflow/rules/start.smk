@@ -179,6 +179,17 @@ def unfinished():
     return {name: why_not(name) for name in LESSONS if name in todo}
 
 
+def show_lessons():
+    """Write the page of the lessons that there are, with what the others lack; gives the page."""
+    lacking = MISSING | unfinished()
+    there = [name for name in LESSONS if name not in lacking]
+    lessons = told(lesson=[f"{name}=results/{name}/lesson.json" for name in there])
+    named = told(missing=[f"{name}={why}" for name, why in lacking.items()])
+    page = "results/ladder/report.html"
+    shell("swath ladder --out {page:q} {lessons:q} {named:q}")
+    return page
+
+
 def why_not(name):
     """The error that a stage of an experiment has told since the start, if one has."""
     logs = [Path(f"state/log/fetch-{EXPERIMENTS[name].dataset}.log")]
