@@ -183,7 +183,7 @@ def _inked(strokes: list[Stroke], side: int) -> NDArray[np.bool_]:
 def points(
     folder: Path,
     *,
-    shape: Literal["xor", "circle", "gauss", "spiral"],
+    shape: Literal["xor", "circle", "gauss", "spiral", "islands"],
     count: Count = 400,
     noise: NonNegative = 0.0,
     seed: Whole = 0,
@@ -194,7 +194,8 @@ def points(
         folder: where the table is written.
         shape: `xor` has a class where the signs of both coordinates are the same, the other where
             they are not; `circle` a disc within a ring; `gauss` two normal distributions; `spiral`
-            two arms, each one and three quarters of a turn.
+            two arms, each one and three quarters of a turn; `islands` a triangle and an angle (two
+            bars at a right angle) in the square around them.
         count: points in all, half of each class; of `xor` a multiple of 4.
         noise: standard deviation of what is added to both coordinates; all shapes lie in [-1, 1]
             but for the tails of `gauss`.
@@ -241,6 +242,24 @@ def _spiral(rng: np.random.Generator, count: int) -> tuple[Points, Labels]:
     return np.stack([along * np.sin(angle), along * np.cos(angle)], 1), label
 
 
+def _islands(rng: np.random.Generator, count: int) -> tuple[Points, Labels]:
+    label = np.arange(count) % 2
+    at = rng.uniform(-1, 1, (count, 2))
+    while len(wrong := np.flatnonzero(on_islands(at) != label)):
+        at[wrong] = rng.uniform(-1, 1, (len(wrong), 2))
+    return at, label
+
+
+def on_islands(at: Points) -> NDArray[np.bool_]:
+    """Whether points lie in the triangle (convex) or the angle (not convex) of `islands`."""
+    x, y = at.T
+    triangle = (y > 0.1) & (y < 0.9 - 2 * np.abs(x + 0.5))
+    square = (np.abs(x - 0.475) < 0.425) & (np.abs(y + 0.475) < 0.425)
+    found: NDArray[np.bool_] = triangle | (square & ((x < 0.3) | (y < -0.65)))
+    return found
+
+
 _SHAPES: dict[str, Callable[[np.random.Generator, int], tuple[Points, Labels]]] = {
     "xor": _xor, "circle": _circle, "gauss": _gauss, "spiral": _spiral,
+    "islands": _islands,
 }  # fmt: skip
