@@ -779,6 +779,8 @@ def stage_code(stage: str, experiment: Experiment, lock: Path) -> str:
         names = [experiment.sections["model"]["name"]]
         # A study may vary it; a run of any of them then is of one code.
         names += experiment.sections["sweep"]["space"].get("model.name", {}).get("choices", [])
+        if "given" in experiment.lesson_takes:
+            names += registry.entries("model")  # a lesson may train any
         modules += [registry.entry("model", name).module for name in dict.fromkeys(names)]
     return fingerprint(*modules, lock=lock)
 
