@@ -83,7 +83,7 @@ def activations(given: Given, *, far: Positive = 5.0, seed: Whole = 0) -> Lesson
         name: each.history["train/loss"].to_numpy(np.float64) for name, each in trained.items()
     }
     losses = {name: float(each[-1]) for name, each in histories.items()}
-    right = {name: _accuracy(given, trained[name]) for name in NAMES}
+    right = {name: given.accuracy(trained[name]) for name in NAMES}
     published = ALPHA * (math.exp(-1) - 1)
     shares = {name: each / each[-1] for name, each in signals.items()}
     reach = {name: float(each[0]) for name, each in shares.items()}
@@ -207,8 +207,7 @@ def _linear(network: nn.Module) -> list[nn.Linear]:
 
 def _signals(given: Given, trained: Trained) -> Floats:
     """Length of ∂E/∂z over all points at each hidden layer, E being the cross-entropy."""
-    mean, std = (np.array(given.statistics[key])[:, None, None] for key in ("mean", "std"))
-    a = torch.tensor((given.values - mean) / std).flatten(1).float()
+    a = torch.tensor(given.normalised(given.values)).flatten(1).float()
     kept = []
     for layer in trained.network:
         a = layer(a)
@@ -225,10 +224,6 @@ def _most(trained: Trained, steepest: float) -> float:
     return float(
         np.prod([steepest * torch.linalg.matrix_norm(b.weight, 2).item() for b in between])
     )
-
-
-def _accuracy(given: Given, trained: Trained) -> float:
-    return float(np.mean(trained.classes(given.values) == given.labels))
 
 
 def _multiples(z: Floats, curves: dict[str, tuple[Floats, Floats]]) -> list[Figure]:

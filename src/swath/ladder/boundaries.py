@@ -61,7 +61,7 @@ def boundaries(given: Given, *, linear: Count = 3, units: Count = 8, seed: Whole
     parts = _parts(whole.classes(at) == 1)
     shapes = sorted((_convexity(part) for part in parts), reverse=True) or [0.0]
     known = sorted((_convexity(part) for part in truth), reverse=True)
-    right = {name: _right(given, each) for name, each in (("none", none), ("all", whole))}
+    right = {name: given.accuracy(each) for name, each in (("none", none), ("all", whole))}
     lines = f"{linear} linear hidden layers"
     claims = [
         at_most("no hidden layer: distance of the boundary from a line", _bent(none), 1e-4),
@@ -109,7 +109,7 @@ def boundaries(given: Given, *, linear: Count = 3, units: Count = 8, seed: Whole
                 [
                     [
                         name, str(len(of)), ", ".join(f"{_convexity(part):.3f}" for part in of),
-                        f"{_right(given, each):.1%}",
+                        f"{given.accuracy(each):.1%}",
                     ]
                     for name, each in panels
                     for of in [_parts(each.classes(at) == 1)]
@@ -123,10 +123,6 @@ def boundaries(given: Given, *, linear: Count = 3, units: Count = 8, seed: Whole
             "Control, Signals and Systems 2, 1989. doi:10.1007/BF02551274",
         ],
     )  # fmt: skip
-
-
-def _right(given: Given, trained: Trained) -> float:
-    return float(np.mean(trained.classes(given.values) == given.labels))
 
 
 def _collapsed(given: Given, network: nn.Module) -> Callable[[Floats], Floats]:

@@ -159,12 +159,6 @@ def _without_places(
     ]
 
 
-def _normalised(given: Given, images: Floats) -> Floats:
-    mean, std = (np.array(given.statistics[key])[:, None, None] for key in ("mean", "std"))
-    normalised: Floats = (images - mean) / std
-    return normalised
-
-
 def _named(network: nn.Module) -> list[tuple[str, nn.Module]]:
     """The layers that compute something, each by its kind and number."""
     kinds = {nn.Conv2d: "convolution", nn.MaxPool2d: "pooling", nn.Linear: "fully connected"}
@@ -224,7 +218,7 @@ def _difference(trained: Trained, given: Given, image: Floats) -> float:
     assert first.bias is not None
     weight, bias = (each.detach().double().numpy() for each in (first.weight, first.bias))
     with torch.inference_mode():
-        normalised = torch.as_tensor(_normalised(given, image[None]), dtype=torch.float32)
+        normalised = torch.as_tensor(given.normalised(image[None]), dtype=torch.float32)
         answer = first(normalised)[0].double().numpy()
     before = (weight.shape[-1] - 1) // 2
     after = weight.shape[-1] - 1 - before

@@ -169,6 +169,17 @@ class Given:
         found: NDArray[np.int64] = self.patches.contents.argmax(axis=1).astype(np.int64)
         return found
 
+    def normalised(self, values: Floats) -> Floats:
+        """Stored values ([patch, ]band, y, x) as a network sees them."""
+        mean, std = (np.array(self.statistics[key])[:, None, None] for key in ("mean", "std"))
+        found: Floats = (values - mean) / std
+        return found
+
+    def accuracy(self, trained: Trained, which: NDArray[np.bool_] | None = None) -> float:
+        """The share of the patches, or of some of them, that a network has right."""
+        chosen = slice(None) if which is None else which
+        return float(np.mean(trained.classes(self.values[chosen]) == self.labels[chosen]))
+
     def trained(
         self, params: dict[str, Any] | None = None, *, seed: int = 0, patches: int | None = None
     ) -> Trained:

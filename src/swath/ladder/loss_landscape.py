@@ -312,10 +312,7 @@ def _heights(axes: Axes, x: Floats, y: Floats, heights: Floats) -> None:
 def _loss(given: Given, network: nn.Module, decay: float = 0.0) -> Loss:
     """The cross entropy on the training part."""
     own = given.parts == "train"
-    mean, std = (
-        np.asarray(given.statistics[name])[None, :, None, None] for name in ("mean", "std")
-    )
-    image = torch.as_tensor((given.values[own] - mean) / std)
+    image = torch.as_tensor(given.normalised(given.values[own]))
     label = torch.as_tensor(given.labels[own])
     return loss_of(network, image, lambda answer: F.cross_entropy(answer, label), decay=decay)
 

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from swath.errors import RunError
-from swath.ladder.lesson import Given, Lesson, Study, Table, Trained, at_least, at_most, picture
+from swath.ladder.lesson import Given, Lesson, Study, Table, at_least, at_most, picture
 from swath.ladder.plane import boundaries
 from swath.registry import Count, Share, registered
 from swath.report.figures import ACCENT, MUTED, SECOND, WIDTH
@@ -51,12 +51,12 @@ def playground(
     linear = given.trained({"model.hidden": []})
     epochs = sorted({0, *np.geomspace(1, last, panels - 1).round().astype(int).tolist()})
     followed = given.followed(epochs, {**best, "trainer.epochs": last})
-    everywhere, unseen = np.ones(len(given.parts), bool), given.parts != "train"
+    unseen = given.parts != "train"
     claims = [
-        at_most("no hidden layer: accuracy on all points", _right(given, linear, everywhere),
+        at_most("no hidden layer: accuracy on all points", given.accuracy(linear),
                 linear_at_most),
         at_least("the best trial: accuracy on points it has not seen",
-                 _right(given, followed[-1], unseen), best_at_least),
+                 given.accuracy(followed[-1], unseen), best_at_least),
     ]  # fmt: skip
     if linear_at_least:
         claims.insert(
@@ -126,10 +126,6 @@ def _curve(trial: Params) -> list[float]:
     """Validation accuracy by epoch, up to the last rung that the trial has ended well."""
     done = [rung["curve"] for rung in trial["rungs"] if rung["scores"]]
     return list(done[-1]) if done else []
-
-
-def _right(given: Given, trained: Trained, which: Any) -> float:
-    return float(np.mean(trained.classes(given.values[which]) == given.labels[which]))
 
 
 def _named(params: Params) -> str:

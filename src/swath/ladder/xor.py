@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from swath.ladder.lesson import Given, Lesson, Trained, at_least, at_most, picture
 from swath.ladder.plane import boundaries
 from swath.registry import Activation, Count, registered
@@ -26,7 +24,7 @@ def xor(given: Given, *, hidden: Count = 4, seeds: Count = 2) -> Lesson:
     def best(**params: Any) -> tuple[float, Trained]:
         keys = {f"model.{key}": value for key, value in params.items()}
         tried = [given.trained(keys, seed=seed) for seed in range(seeds)]
-        return max(((_accuracy(given, each), each) for each in tried), key=lambda one: one[0])
+        return max(((given.accuracy(each), each) for each in tried), key=lambda one: one[0])
 
     # One unit, and after it two weights that only say which class is on which side.
     alone = {name: best(hidden=[1], activation=name) for name in ALONE}
@@ -66,7 +64,3 @@ def xor(given: Given, *, hidden: Count = 4, seeds: Count = 2) -> Lesson:
             "Nature 323, 1986. doi:10.1038/323533a0",
         ],
     )
-
-
-def _accuracy(given: Given, trained: Trained) -> float:
-    return float(np.mean(trained.classes(given.values) == given.labels))
