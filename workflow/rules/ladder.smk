@@ -109,10 +109,7 @@ rule ladder:
         page="results/ladder/report.html",
     params:
         code=plan.fingerprint("swath.ladder.page", lock=PINS),
-        lesson=told(
-            lesson=[f"{name}=results/{name}/lesson.json" for name in LESSONS],
-            missing=[f"{name}={why}" for name, why in MISSING.items()],
-        ),
+        lesson=ladder_told(MISSING),
     log:
         "results/ladder/log/ladder.log",
     benchmark:

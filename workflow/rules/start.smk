@@ -121,6 +121,10 @@ onstart:
             )
         except SwathError as wrong:
             stop(wrong)
+    else:
+        # The cores are the limit here. One of jobs a second has Snakemake (9.27) weigh all that are
+        # ready once a second more for each job that has ended.
+        workflow.scheduler.job_rate_limiter = None
 
 
 def write_sections(experiments):
@@ -181,13 +185,17 @@ def unfinished():
 
 def show_lessons():
     """Write the page of the lessons that there are, with what the others lack; gives the page."""
-    lacking = MISSING | unfinished()
-    there = [name for name in LESSONS if name not in lacking]
-    lessons = told(lesson=[f"{name}=results/{name}/lesson.json" for name in there])
-    named = told(missing=[f"{name}={why}" for name, why in lacking.items()])
-    page = "results/ladder/report.html"
-    shell("swath ladder --out {page:q} {lessons:q} {named:q}")
+    lessons, page = ladder_told(MISSING | unfinished()), "results/ladder/report.html"
+    shell("swath ladder --out {page:q} {lessons:q}")
     return page
+
+
+def ladder_told(lacking):
+    """The lessons that there are, and what the others lack, as the verb takes them."""
+    return told(
+        lesson=[f"{name}=results/{name}/lesson.json" for name in LESSONS if name not in lacking],
+        missing=[f"{name}={why}" for name, why in lacking.items()],
+    )
 
 
 def why_not(name):
@@ -644,7 +652,7 @@ def threads_of_lesson(wildcards):
 
 
 def lesson_given(wildcards, input):
-    """The same, as the verb takes it."""
+    """The parts of a lesson, as the verb takes them."""
     files = {key: [input[key]] for key in ("patches", "study") if key in input.keys()}
     if "split" in input.keys():
         files["split"] = [Path(input.split).parent]
