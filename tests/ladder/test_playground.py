@@ -7,7 +7,7 @@ import re
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -17,9 +17,8 @@ from torch.nn import functional
 from swath.data import drawings
 from swath.models.activations import activated
 
-CHROMIUM = Path("/usr/bin/chromium")
-sync_api = pytest.importorskip("playwright.sync_api")
-pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"there is no {CHROMIUM}")
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, Page, Request
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PLAYGROUND = REPOSITORY / "src" / "swath" / "ladder" / "playground.html"
@@ -50,24 +49,16 @@ WIDTHS = "() => [document.documentElement.scrollWidth, document.documentElement.
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[sync_api.Browser]:
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
-@pytest.fixture(scope="module")
-def opened(browser: sync_api.Browser) -> Iterator[Callable[..., sync_api.Page]]:
+def opened(browser: Browser) -> Iterator[Callable[..., Page]]:
     """Opens the page offline; in the end nothing may have been said in the console or asked for."""
     troubles: list[str] = []
-    contexts: list[sync_api.BrowserContext] = []
+    contexts: list[BrowserContext] = []
 
-    def note(request: sync_api.Request) -> None:
+    def note(request: Request) -> None:
         if not request.url.startswith(("data:", PLAYGROUND.as_uri())):
             troubles.append(request.url)
 
-    def open_page(fragment: str = "", **options: Any) -> sync_api.Page:
+    def open_page(fragment: str = "", **options: Any) -> Page:
         context = browser.new_context(offline=True, **options)
         contexts.append(context)
         page = context.new_page()
@@ -85,20 +76,20 @@ def opened(browser: sync_api.Browser) -> Iterator[Callable[..., sync_api.Page]]:
 
 
 @pytest.fixture(scope="module")
-def bare(opened: Callable[..., sync_api.Page]) -> sync_api.Page:
+def bare(opened: Callable[..., Page]) -> Page:
     """One page for the tests of pure functions."""
     return opened()
 
 
 @pytest.fixture
-def page(opened: Callable[..., sync_api.Page]) -> Iterator[sync_api.Page]:
+def page(opened: Callable[..., Page]) -> Iterator[Page]:
     """The page as it is first seen."""
     made = opened()
     yield made
     made.close()
 
 
-def learnt(page: sync_api.Page, fragment: str, epochs: int) -> dict[str, Any]:
+def learnt(page: Page, fragment: str, epochs: int) -> dict[str, Any]:
     """The state after `epochs` epochs from the start of the settings of a fragment."""
     page.goto("about:blank")
     page.goto(f"{PLAYGROUND.as_uri()}#{fragment}")
@@ -142,9 +133,7 @@ def objective(
 
 @pytest.mark.parametrize("hidden", [[], [4], [5, 3, 4]], ids=lambda hidden: f"depth{len(hidden)}")
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_gradients_are_those_of_autograd(
-    bare: sync_api.Page, activation: str, hidden: list[int]
-) -> None:
+def test_gradients_are_those_of_autograd(bare: Page, activation: str, hidden: list[int]) -> None:
     rng, sizes = np.random.default_rng(7), [2, *hidden, 1]
     values = [
         {"w": rng.normal(size=i * o).tolist(), "b": rng.normal(size=o).tolist()}
@@ -165,7 +154,7 @@ def test_gradients_are_those_of_autograd(
             assert off <= 1e-9 * w.grad.abs().max()
 
 
-def test_loss_and_gradient_hold_for_logits_beyond_the_range_of_exp(bare: sync_api.Page) -> None:
+def test_loss_and_gradient_hold_for_logits_beyond_the_range_of_exp(bare: Page) -> None:
     values, x, y = [{"w": [1, 0], "b": [0]}], [900, 0, -900, 0], [0, 1]
     found = bare.evaluate(GRADIENTS, [[2, 1], "tanh", values, x, y, {}])
     assert found["loss"] == 900
@@ -177,7 +166,7 @@ def test_loss_and_gradient_hold_for_logits_beyond_the_range_of_exp(bare: sync_ap
     [("tanh", "none", 0.0), ("elu", "l1", 0.002), ("relu", "l2", 0.02)],
 )
 def test_training_takes_the_steps_of_pytorch(
-    bare: sync_api.Page, activation: str, penalty: str, strength: float
+    bare: Page, activation: str, penalty: str, strength: float
 ) -> None:
     """25 epochs of 5 batches, the last of which is smaller; momentum carries over epochs."""
     fragment = (
@@ -220,7 +209,7 @@ def test_training_takes_the_steps_of_pytorch(
     [("tanh", np.sqrt(6 / (2 + 8))), ("sigmoid", np.sqrt(6 / (2 + 8))), ("relu", np.sqrt(6 / 2))],
 )
 def test_weights_start_within_the_published_limits(
-    bare: sync_api.Page, activation: str, limit: float
+    bare: Page, activation: str, limit: float
 ) -> None:
     made = """([activation, seed]) => playground.makeNetwork([2, 8, 1], activation, seed).layers
         .map(({w, b}) => [Array.from(w), Array.from(b)])"""
@@ -238,9 +227,7 @@ def test_weights_start_within_the_published_limits(
 
 @pytest.mark.parametrize("name", ["circle", "xor", "gauss", "spiral"])
 @pytest.mark.parametrize("noise", [0, 0.5])
-def test_points_fill_the_plane_in_two_equal_halves(
-    bare: sync_api.Page, name: str, noise: float
-) -> None:
+def test_points_fill_the_plane_in_two_equal_halves(bare: Page, name: str, noise: float) -> None:
     data = bare.evaluate(DATA, [name, 400, noise, 5])
     x, y = np.array(data["x"]).reshape(-1, 2), np.array(data["y"])
     assert len(x) == len(y) == 400 and data["train"] == 200
@@ -250,9 +237,7 @@ def test_points_fill_the_plane_in_two_equal_halves(
 
 
 @pytest.mark.parametrize("name", ["circle", "xor", "gauss", "spiral"])
-def test_shapes_are_those_of_the_other_lessons(
-    bare: sync_api.Page, tmp_path: Path, name: Any
-) -> None:
+def test_shapes_are_those_of_the_other_lessons(bare: Page, tmp_path: Path, name: Any) -> None:
     """Five times as large: the same radii and the same places along each axis, class by class."""
     data = bare.evaluate(DATA, [name, 4000, 0, 5])
     x, y = np.array(data["x"]).reshape(-1, 2) / 5, np.array(data["y"])
@@ -267,7 +252,7 @@ def test_shapes_are_those_of_the_other_lessons(
             np.testing.assert_allclose(of_ours / len(theirs), share, atol=0.05)
 
 
-def test_sets_are_what_their_names_say(bare: sync_api.Page) -> None:
+def test_sets_are_what_their_names_say(bare: Page) -> None:
     def noiseless(name: str) -> tuple[np.ndarray, np.ndarray]:
         data = bare.evaluate(DATA, [name, 1000, 0, 5])
         return np.array(data["x"]).reshape(-1, 2), np.array(data["y"]) == 1
@@ -286,14 +271,14 @@ def test_sets_are_what_their_names_say(bare: sync_api.Page) -> None:
     np.testing.assert_allclose(np.cos(turned), 1, atol=1e-9)
 
 
-def test_noise_is_the_standard_deviation_of_a_step(bare: sync_api.Page) -> None:
+def test_noise_is_the_standard_deviation_of_a_step(bare: Page) -> None:
     still, moved = (
         np.array(bare.evaluate(DATA, ["xor", 1000, noise, 5])["x"]) for noise in (0, 0.02)
     )
     assert (moved - still).std() == pytest.approx(5 * 0.02, rel=0.05)
 
 
-def test_a_seed_gives_the_same_numbers_and_another_gives_others(bare: sync_api.Page) -> None:
+def test_a_seed_gives_the_same_numbers_and_another_gives_others(bare: Page) -> None:
     fragment = "data=gauss&noise=0.2&n=60&hidden=3"
     once, again = (learnt(bare, f"{fragment}&seed=4&start=9", 5) for _ in range(2))
     assert once == again
@@ -320,7 +305,7 @@ def best_line(x: np.ndarray, y: np.ndarray) -> float:
     return best
 
 
-def test_no_line_gets_more_than_three_of_four_points_of_xor(bare: sync_api.Page) -> None:
+def test_no_line_gets_more_than_three_of_four_points_of_xor(bare: Page) -> None:
     for seed in range(1, 6):
         data = bare.evaluate(DATA, ["xor", 400, 0, seed])
         x, y = np.array(data["x"]).reshape(-1, 2), np.array(data["y"])
@@ -329,13 +314,13 @@ def test_no_line_gets_more_than_three_of_four_points_of_xor(bare: sync_api.Page)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_perceptron_cannot_learn_xor(bare: sync_api.Page, activation: str) -> None:
+def test_perceptron_cannot_learn_xor(bare: Page, activation: str) -> None:
     state = learnt(bare, f"data=xor&hidden=&activation={activation}", 200)
     assert max(accuracies(state)) <= 0.75
     assert state["train"]["loss"] == pytest.approx(np.log(2), abs=0.02)
 
 
-def test_linear_layers_are_one_linear_layer(bare: sync_api.Page) -> None:
+def test_linear_layers_are_one_linear_layer(bare: Page) -> None:
     state = learnt(bare, "data=xor&hidden=4,4,4&activation=linear", 200)
     assert max(accuracies(state)) <= 0.75
     w, b = np.eye(2), np.zeros(2)
@@ -363,12 +348,12 @@ def test_linear_layers_are_one_linear_layer(bare: sync_api.Page) -> None:
         ("data=spiral&hidden=8,8&momentum=0.9&rate=0.05", 400, 0.9),
     ],
 )
-def test_network_learns(bare: sync_api.Page, fragment: str, epochs: int, least: float) -> None:
+def test_network_learns(bare: Page, fragment: str, epochs: int, least: float) -> None:
     assert min(accuracies(learnt(bare, fragment, epochs))) >= least
 
 
 @pytest.mark.slow
-def test_questions_have_the_answers_that_they_hint_at(bare: sync_api.Page) -> None:
+def test_questions_have_the_answers_that_they_hint_at(bare: Page) -> None:
     bare.goto(PLAYGROUND.as_uri())
     links = [link.get_attribute("href") for link in bare.locator(".try a").all()]
     line, product, two, forty, sigmoids = [link.removeprefix("#") for link in links]
@@ -397,11 +382,11 @@ def test_questions_have_the_answers_that_they_hint_at(bare: sync_api.Page) -> No
 # The page --------------------------------------------------------------------------------------
 
 
-def epoch(page: sync_api.Page) -> int:
+def epoch(page: Page) -> int:
     return int(page.locator("#epoch").inner_text())
 
 
-def test_play_trains_and_draws_until_pause(page: sync_api.Page) -> None:
+def test_play_trains_and_draws_until_pause(page: Page) -> None:
     before = page.evaluate(PIXELS)
     page.get_by_role("button", name="Play", exact=True).click()
     page.wait_for_function("playground.state().epoch >= 5")
@@ -416,7 +401,7 @@ def test_play_trains_and_draws_until_pause(page: sync_api.Page) -> None:
     assert page.locator("#testAccuracy").inner_text() == f"{100 * state['test']['accuracy']:.1f} %"
 
 
-def test_one_epoch_and_reset(page: sync_api.Page) -> None:
+def test_one_epoch_and_reset(page: Page) -> None:
     begun = page.evaluate(STATE)
     page.get_by_role("button", name="One epoch").click()
     page.get_by_role("button", name="One epoch").click()
@@ -425,7 +410,7 @@ def test_one_epoch_and_reset(page: sync_api.Page) -> None:
     assert epoch(page) == 0 and page.evaluate(STATE) == begun
 
 
-def test_keyboard_alone_trains_and_changes_the_network(page: sync_api.Page) -> None:
+def test_keyboard_alone_trains_and_changes_the_network(page: Page) -> None:
     def press_until(name: str) -> None:
         """Go on with the tabulator to the control of this id or accessible name."""
         here = "document.activeElement.id || document.activeElement.ariaLabel"
@@ -456,7 +441,7 @@ def test_keyboard_alone_trains_and_changes_the_network(page: sync_api.Page) -> N
     assert page.evaluate("location.hash") == "#activation=relu&hidden=6,4&rate=10"
 
 
-def test_controls_set_what_they_name(page: sync_api.Page) -> None:
+def test_controls_set_what_they_name(page: Page) -> None:
     def fill(label: str, text: str) -> None:
         page.get_by_label(label, exact=True).fill(text)
         page.get_by_label(label, exact=True).press("Enter")
@@ -492,7 +477,7 @@ def test_controls_set_what_they_name(page: sync_api.Page) -> None:
     assert epoch(page) == 3 and page.evaluate("playground.settings().rate") == 0.5
 
 
-def test_test_points_can_be_hidden(page: sync_api.Page) -> None:
+def test_test_points_can_be_hidden(page: Page) -> None:
     shown = page.evaluate(PIXELS)[0]
     page.get_by_label("Show the test points").uncheck()
     assert page.evaluate(PIXELS)[0] != shown
@@ -500,7 +485,7 @@ def test_test_points_can_be_hidden(page: sync_api.Page) -> None:
     assert page.evaluate(PIXELS)[0] == shown
 
 
-def test_presets_set_and_play(page: sync_api.Page) -> None:
+def test_presets_set_and_play(page: Page) -> None:
     buttons = page.get_by_role("group", name="Presets").get_by_role("button")
     expected = {
         "A perceptron cannot": {"data": "xor", "hidden": []},
@@ -523,7 +508,7 @@ def test_presets_set_and_play(page: sync_api.Page) -> None:
     assert max(np.diff(calm)) < 0.01
 
 
-def test_settings_stay_in_the_address(opened: Callable[..., sync_api.Page]) -> None:
+def test_settings_stay_in_the_address(opened: Callable[..., Page]) -> None:
     first = opened("#data=spiral&hidden=4,2&noise=0.1&inputs=sinx1,x1&speed=5")
     settings = first.evaluate("playground.settings()")
     assert (settings["data"], settings["hidden"], settings["noise"]) == ("spiral", [4, 2], 0.1)
@@ -563,7 +548,7 @@ def test_settings_stay_in_the_address(opened: Callable[..., sync_api.Page]) -> N
     ],
 )  # fmt: skip
 def test_wrong_field_is_refused_in_one_line(
-    page: sync_api.Page, control: str, typed: str, message: str
+    page: Page, control: str, typed: str, message: str
 ) -> None:
     field, alert = page.locator(f"#{control}"), page.get_by_role("alert")
     former, settings = field.input_value(), page.evaluate("playground.settings()")
@@ -579,7 +564,7 @@ def test_wrong_field_is_refused_in_one_line(
 
 
 def test_wrong_address_is_refused_and_the_rest_of_it_taken(
-    opened: Callable[..., sync_api.Page],
+    opened: Callable[..., Page],
 ) -> None:
     page = opened("#data=moons&noise=7&hidden=4,9&inputs=&colour=red&seed=3")
     said = page.get_by_role("alert").inner_text().split("\n")
@@ -601,7 +586,7 @@ def test_wrong_address_is_refused_and_the_rest_of_it_taken(
     assert page.evaluate("playground.settings().seed") == 3
 
 
-def test_layers_and_inputs_have_their_limits(page: sync_api.Page) -> None:
+def test_layers_and_inputs_have_their_limits(page: Page) -> None:
     alert = page.get_by_role("alert")
     page.evaluate("playground.set({hidden: [1, 2, 3, 4, 5, 8]})")
     page.get_by_role("button", name="Add a layer").click()
@@ -619,7 +604,7 @@ def test_layers_and_inputs_have_their_limits(page: sync_api.Page) -> None:
     assert page.evaluate("playground.settings().hidden") == []
 
 
-def test_loss_beyond_numbers_stops_with_a_message(page: sync_api.Page) -> None:
+def test_loss_beyond_numbers_stops_with_a_message(page: Page) -> None:
     page.get_by_role("button", name="Rate far too large").click()
     alert = page.get_by_role("alert")
     alert.filter(has_text="Training stopped").wait_for()
@@ -641,13 +626,13 @@ def test_loss_beyond_numbers_stops_with_a_message(page: sync_api.Page) -> None:
     assert not alert.inner_text()
 
 
-def test_a_long_curve_is_thinned_evenly(bare: sync_api.Page) -> None:
+def test_a_long_curve_is_thinned_evenly(bare: Page) -> None:
     kept = learnt(bare, "data=gauss&n=20&hidden=&batch=100", 2500)["kept"]
     assert 500 <= len(kept) <= 1000
     assert {b[0] - a[0] for a, b in itertools.pairwise(kept)} == {4}
 
 
-def test_page_says_in_words_what_it_draws(page: sync_api.Page) -> None:
+def test_page_says_in_words_what_it_draws(page: Page) -> None:
     page.evaluate("playground.train(200)")
     state = page.evaluate(STATE)
     train, test = (f"{100 * share:.1f} %" for share in accuracies(state))
@@ -670,13 +655,13 @@ def test_page_says_in_words_what_it_draws(page: sync_api.Page) -> None:
     assert page.evaluate(unnamed) == 0
 
 
-def test_words_follow_while_it_plays(page: sync_api.Page) -> None:
+def test_words_follow_while_it_plays(page: Page) -> None:
     page.get_by_role("button", name="Play", exact=True).click()
     page.wait_for_function("!document.getElementById('said').textContent.startsWith('Epoch 0:')")
     assert page.evaluate("playground.state().playing")
 
 
-def test_boundary_is_drawn_where_the_probability_is_one_half(page: sync_api.Page) -> None:
+def test_boundary_is_drawn_where_the_probability_is_one_half(page: Page) -> None:
     """Of the perceptron x₁ = 0, the ink stands in the middle, class 0 left, class 1 right."""
     page.get_by_label("Show the test points").uncheck()
     colours = page.evaluate("""() => {
@@ -699,7 +684,7 @@ def test_boundary_is_drawn_where_the_probability_is_one_half(page: sync_api.Page
 @pytest.mark.parametrize("width", [1280, 820, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_page_is_whole_at_each_width(
-    opened: Callable[..., sync_api.Page], tmp_path: Path, width: int, scheme: str
+    opened: Callable[..., Page], tmp_path: Path, width: int, scheme: str
 ) -> None:
     every = (
         "inputs=x1,x2,x1x1,x2x2,x1x2,sinx1,sinx2&hidden=8,8,8,8,8,8&activation=leaky_relu&noise=9"
@@ -719,14 +704,14 @@ def test_page_is_whole_at_each_width(
         page.close()
 
 
-def test_colours_follow_the_scheme(page: sync_api.Page) -> None:
+def test_colours_follow_the_scheme(page: Page) -> None:
     page.emulate_media(color_scheme="light")
     light = page.evaluate(PIXELS)
     page.emulate_media(color_scheme="dark")
     page.wait_for_function(f"light => ({PIXELS})().every((now, i) => now !== light[i])", arg=light)
 
 
-def test_a_frame_is_quick_enough_for_thirty_a_second(page: sync_api.Page) -> None:
+def test_a_frame_is_quick_enough_for_thirty_a_second(page: Page) -> None:
     """The quickest of 40, since other processes may hold up any of the others."""
     times = page.evaluate("""() => Array.from({length: 40}, () => {
         const start = performance.now();

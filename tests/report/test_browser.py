@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-CHROMIUM = Path("/usr/bin/chromium")
-sync_api = pytest.importorskip("playwright.sync_api")
-pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"there is no {CHROMIUM}")
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 EMPTY = """() => [...document.querySelectorAll('svg, img')].filter(e => {
     const box = e.getBoundingClientRect(); return box.width < 20 || box.height < 20}).length"""
@@ -18,18 +18,10 @@ SMALLEST_TEXT = """() => Math.min(...[...document.querySelectorAll('svg text')].
     e => e.getBoundingClientRect()).filter(b => b.width).map(b => Math.min(b.width, b.height)))"""
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[sync_api.Browser]:
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_page_is_whole_at_each_width(
-    browser: sync_api.Browser,
+    browser: Browser,
     experiment: Path,
     written: Callable[[Path], Path],
     tmp_path: Path,
@@ -60,7 +52,7 @@ def test_page_is_whole_at_each_width(
 
 
 def test_configuration_opens_on_demand(
-    browser: sync_api.Browser, segmentation: Path, written: Callable[[Path], Path]
+    browser: Browser, segmentation: Path, written: Callable[[Path], Path]
 ) -> None:
     page = browser.new_page()
     page.goto(written(segmentation).as_uri())

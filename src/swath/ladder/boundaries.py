@@ -127,15 +127,15 @@ def boundaries(given: Given, *, linear: Count = 3, units: Count = 8, seed: Whole
 
 def _collapsed(given: Given, network: nn.Module) -> Callable[[Floats], Floats]:
     """The one linear layer that linear layers are, with stored values (patch, band, y, x)."""
-    mean, std = (np.array(given.statistics[key]) for key in ("mean", "std"))
-    weight, bias = np.eye(len(mean)), np.zeros(len(mean))
+    bands = given.patches.image.shape[1]
+    weight, bias = np.eye(bands), np.zeros(bands)
     for layer in network.modules():
         if isinstance(layer, nn.Linear):
             own, shift = (each.detach().double().numpy() for each in (layer.weight, layer.bias))
             weight, bias = own @ weight, own @ bias + shift
 
     def answer(values: Floats) -> Floats:
-        found: Floats = (values[:, :, 0, 0] - mean) / std @ weight.T + bias
+        found: Floats = given.normalised(values)[:, :, 0, 0] @ weight.T + bias
         return found
 
     return answer

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import nn
 
 from swath.ladder.images import in_colour, probabilities, tiles
 from swath.ladder.lesson import Given, Lesson, Trained, at_least, at_most, equals, picture
-from swath.learn.networks import build
+from swath.learn.networks import sized
 from swath.registry import Count, Positive, registered
 from swath.report.figures import ACCENT, SECOND, WIDTH
 
@@ -46,8 +43,8 @@ def fully_connected(
     logits = connected[0].answer(test)
     shifted = posteriors(logits + 7.0)
     sure = posteriors(logits)
-    grown = {n: counted(sized(model, bands, len(kinds), n)) for n in SIDES}
-    same = {n: counted(sized(given.sections["model"], bands, len(kinds), n)) for n in SIDES}
+    grown = {n: counted(sized(model, (bands, n, n), len(kinds))) for n in SIDES}
+    same = {n: counted(sized(given.sections["model"], (bands, n, n), len(kinds))) for n in SIDES}
     first = {n: grown[n] - (1 + len(kinds)) * hidden - len(kinds) for n in SIDES}
     learnt, known = (_accuracies(given, networks) for networks in (connected, convolved))
     claims = [
@@ -130,14 +127,6 @@ def posteriors(logits: Floats) -> Floats:
 def counted(network: nn.Module) -> int:
     """The number of a network's parameters."""
     return sum(values.numel() for values in network.parameters())
-
-
-def sized(model: dict[str, Any], bands: int, classes: int, side: int) -> nn.Module:
-    """The network of a model section, once it has seen an image of some side."""
-    network = build(model, bands, classes).eval()
-    with torch.inference_mode():
-        network(torch.zeros(1, bands, side, side))
-    return network
 
 
 def _accuracies(given: Given, networks: list[Trained]) -> tuple[float, float]:

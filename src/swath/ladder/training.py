@@ -17,7 +17,7 @@ from torch import nn
 from swath.data.patchset import PatchSet
 from swath.errors import ConfigError
 from swath.ladder.lesson import Floats, Given, Trained
-from swath.learn.networks import build, load
+from swath.learn.networks import load, sized
 from swath.learn.train import train
 
 Sections = dict[str, Any]
@@ -99,10 +99,7 @@ def drawn(parts: NDArray[np.str_], count: int, seed: int) -> NDArray[np.str_]:
 def _untrained(patches: PatchSet, model: dict[str, Any], seed: int) -> nn.Module:
     """The network with the weights with which a training begins."""
     torch.manual_seed(seed)
-    network = build(model, patches.image.shape[1], len(patches.classes)).eval()
-    with torch.inference_mode():  # the first patch says how many values a patch has
-        network(torch.zeros(1, *patches.image.shape[1:]))
-    return network
+    return sized(model, patches.image.shape[1:], len(patches.classes))
 
 
 def _saved(checkpoint: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ as long as importing torch.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,22 @@ from memory that nobody has written; from 8 px on none was seen."""
 def build(model: dict[str, Any], bands: int, classes: int) -> nn.Module:
     """The network that a model section names."""
     network: nn.Module = registry.load("model", model["name"])(bands, classes, **settings_of(model))
+    return network
+
+
+def sized(model: dict[str, Any], shape: Sequence[int], classes: int) -> nn.Module:
+    """The network that a model section names, in evaluation mode, once it has seen a patch.
+
+    Only a patch says how many weights a layer has that takes all of its values.
+
+    Args:
+        model: the section.
+        shape: of a patch: bands, rows, columns.
+        classes: how many it tells apart.
+    """
+    network = build(model, shape[0], classes).eval()
+    with torch.inference_mode():
+        network(torch.zeros(1, *shape))
     return network
 
 
