@@ -765,7 +765,7 @@ _DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
 def stage_code(stage: str, experiment: Experiment, lock: Path) -> str:
     """The fingerprint of the code that a stage of an experiment runs."""
     modules = list(STAGES[stage].modules)
-    trains = stage in ("train", "trials", "worker", "final")
+    taught = "given" in experiment.lesson_takes  # by a lesson that may train any model
     if stage in ("scenes", "patches", "map", "map_part"):
         layout = experiment.sections["data"]["layout"]["name"]
         modules.append(registry.entry("layout", layout).module)
@@ -773,13 +773,14 @@ def stage_code(stage: str, experiment: Experiment, lock: Path) -> str:
         modules.append(registry.entry("drawing", drawing["name"]).module)
     if stage == "lesson" and (lesson := experiment.sections["lesson"]):
         modules.append(registry.entry("lesson", lesson["name"]).module)
-        if trains := "given" in experiment.lesson_takes:
-            modules += STAGES["train"].modules
-    if trains or stage in ("infer", "map"):
+        modules += STAGES["train"].modules if taught else ()
+    if stage in ("train", "trials", "worker", "final", "infer", "map") or (
+        stage == "lesson" and taught
+    ):
         names = [experiment.sections["model"]["name"]]
-        # A study may vary it, a lesson may train any; a run of any of them then is of one code.
+        # A study may vary it; a run of any of them then is of one code.
         names += experiment.sections["sweep"]["space"].get("model.name", {}).get("choices", [])
-        if "given" in experiment.lesson_takes:
+        if taught:
             names += registry.entries("model")
         modules += [registry.entry("model", name).module for name in dict.fromkeys(names)]
     return fingerprint(*modules, lock=lock)
