@@ -842,8 +842,18 @@ def _read_module(module: str) -> tuple[str, list[str], list[str]]:
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), sorted(own), sorted(others)
 
 
+def _statements(tree: ast.Module) -> Iterable[ast.AST]:
+    """A module and all statements in it. Most of a tree are expressions, and those hold none."""
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        for part in ("body", "handlers", "orelse", "finalbody", "cases"):
+            waiting += getattr(node, part, [])
+
+
 def _imports(tree: ast.Module) -> Iterable[str]:
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -853,7 +863,7 @@ def _imports(tree: ast.Module) -> Iterable[str]:
 
 
 def _drop_docstrings(tree: ast.Module) -> None:
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and node.body:
             # A string that stands alone says something to a reader and does nothing.
             node.body = [
