@@ -28,7 +28,7 @@ def write_page(lessons: dict[str, Path], out: Path) -> None:
 
 
 def write_ladder(lessons: dict[str, Path], out: Path, *, missing: dict[str, str]) -> None:
-    """Write one self-contained page of lessons in the order of their steps, and the playground.
+    """Write one self-contained page of lessons by step and title, and the playground.
 
     Args:
         lessons: name of the experiment -> its `lesson.json`, which need not be there: the page then
@@ -66,7 +66,8 @@ def _write(
 
 
 def _place(step: dict[str, Any]) -> tuple[int, str]:
-    return step["step"], step["experiment"]
+    # Of several lessons of a step, "What made depth work" comes before what it has by ablation.
+    return step["step"], step["title"].casefold()
 
 
 def _holds(step: dict[str, Any]) -> bool:
