@@ -6,7 +6,9 @@ import gc
 import json
 import os
 import re
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -115,8 +117,18 @@ class Sources(list):
         return repr(self.told)
 
 
+def end_gracefully(*_):
+    """Have the scheduler end when the jobs that run have ended.
+
+    Its own handler of SIGTERM (Snakemake 9.27) takes locks that the thread which it interrupts may
+    hold, and then waits forever. A thread of its own waits until they are free.
+    """
+    threading.Thread(target=workflow.scheduler.exit_gracefully, daemon=True).start()
+
+
 # Which executor it is, is known from here on.
 onstart:
+    signal.signal(signal.SIGTERM, end_gracefully)
     settings = workflow.executor_plugin.common_settings
     if settings.non_local_exec:
         try:
