@@ -3,8 +3,9 @@
     .venv/bin/python benchmarks/bench_sweep.py [--only overhead plan halving search] [--rounds 5]
 
 `overhead`: a trial of a tiny network as a job of the static mode trains it in its warm process, and
-a bare PyTorch loop that does the same work (batches, network, loss, clipping, optimizer, schedule,
-validation), in turn; and a process a trial, as a job for each would be. The table has medians.
+the same work (batches, network, loss, clipping, optimizer, schedule, validation) by Lightning's
+Trainer with nothing around it and by a bare PyTorch loop, in turn; and a process a trial, as a job
+for each would be. The table has medians.
 
 `plan`: `snakemake -n` of a study of 200 trials and four rungs beside an empty workflow, in turn.
 
@@ -37,6 +38,7 @@ import numpy as np
 import torch
 from bench_plan import seconds
 from bench_training import Bare, patch_set, sections
+from pytorch_lightning import LightningModule, Trainer
 from scipy.stats import spearmanr
 
 from swath.data.patchset import PatchSet
@@ -64,9 +66,8 @@ SEARCHED = (
 # ---- a trial beside a bare loop ---------------------------------------------------------------
 
 
-def bare(patches: PatchSet, parts: Any, known: dict[str, Any], given: dict[str, Any]) -> float:
-    """Seconds of the same training without anything around it."""
-    begin = time.perf_counter()
+def loaded(patches: PatchSet, parts: Any, known: dict[str, Any], given: dict[str, Any]) -> Any:
+    """Batches of the training and the validation part, and the loop over them."""
     each = partial(
         batches.Batches, patches, batch_size=given["trainer"]["batch_size"], device="cpu", **known
     )
@@ -75,7 +76,13 @@ def bare(patches: PatchSet, parts: Any, known: dict[str, Any], given: dict[str, 
         augment=given["trainer"]["augment"],
     )  # fmt: skip
     validation = each(np.flatnonzero(parts == "val"))
-    loop = Bare(given, patches, training)
+    return training, validation, Bare(given, patches, training)
+
+
+def bare(patches: PatchSet, parts: Any, known: dict[str, Any], given: dict[str, Any]) -> float:
+    """Seconds of the same training without anything around it."""
+    begin = time.perf_counter()
+    training, validation, loop = loaded(patches, parts, known, given)
     for epoch in range(given["trainer"]["epochs"]):
         training.start(epoch)
         for batch in training:
@@ -90,8 +97,42 @@ def bare(patches: PatchSet, parts: Any, known: dict[str, Any], given: dict[str, 
     return time.perf_counter() - begin
 
 
+class Alone(LightningModule):
+    """The same training, as Lightning has it where nothing is kept, measured or continued."""
+
+    def __init__(self, loop: Bare) -> None:
+        super().__init__()
+        self.loop, self.network, self.right = loop, loop.network, 0
+
+    def training_step(self, batch: Any, _: int) -> torch.Tensor:
+        """The loss of a batch."""
+        image, label = batch
+        return self.loop.loss(self.network(image), label)
+
+    def validation_step(self, batch: Any, _: int) -> None:
+        """Count what is right."""
+        image, label = batch
+        self.right += int((self.network(image).argmax(1) == label).sum())
+
+    def configure_optimizers(self) -> Any:
+        """Those of the bare loop."""
+        return [self.loop.optimizer], [{"scheduler": self.loop.rate, "interval": "step"}]
+
+
+def lightning(patches: PatchSet, parts: Any, known: dict[str, Any], given: dict[str, Any]) -> float:
+    """Seconds of the same training by Lightning's Trainer with nothing around it."""
+    begin = time.perf_counter()
+    training, validation, loop = loaded(patches, parts, known, given)
+    Trainer(
+        accelerator="cpu", max_epochs=given["trainer"]["epochs"], logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        num_sanity_val_steps=0, gradient_clip_val=given["trainer"]["clip_norm"],
+    ).fit(Alone(loop), training, validation)  # fmt: skip
+    return time.perf_counter() - begin
+
+
 def overhead(rounds: int) -> None:
-    """Print what a trial costs beside the bare loop."""
+    """Print what a trial costs beside Lightning alone and the bare loop."""
     torch.set_num_threads(1)  # as a job of a study is given
     bench_training.SIDE = 16
     given = sections(
@@ -101,7 +142,7 @@ def overhead(rounds: int) -> None:
     known = {"mean": [127.5] * 3, "std": [73.9] * 3}
     parts = np.full(640, "train", dtype="<U5")
     parts[:128] = "val"
-    times: dict[str, list[float]] = {"trial": [], "bare": []}
+    times: dict[str, list[float]] = {"trial": [], "lightning": [], "bare": []}
     with tempfile.TemporaryDirectory(dir=ROOT) as folder:
         patches = patch_set(Path(folder) / "patches", 640)
         for number in range(rounds * TRIALS + 5):
@@ -117,18 +158,21 @@ def overhead(rounds: int) -> None:
             assert row["scores"], row["reason"]
             if number >= 5:
                 times["trial"].append(spent)
+                times["lightning"].append(lightning(patches, parts, known, given))
                 times["bare"].append(bare(patches, parts, known, given))
     process = []
     for _ in range(rounds):
         begin = time.perf_counter()
         subprocess.run([sys.executable, "-c", "import swath.learn.trials"], check=True)
         process.append(time.perf_counter() - begin)
-    trial, alone = (1e3 * statistics.median(times[name]) for name in ("trial", "bare"))
-    pairs = zip(times["trial"], times["bare"], strict=True)
-    more = 1e3 * statistics.median(one - other for one, other in pairs)
+    spent = {name: 1e3 * np.array(each) for name, each in times.items()}
+    trial, alone = (statistics.median(spent[name]) for name in ("trial", "bare"))
+    more = statistics.median(spent["trial"] - spent["bare"])
+    share = statistics.median(spent["lightning"] - spent["bare"])
     start = 1e3 * statistics.median(process)
     print(f"a trial {trial:.1f} ms, the bare loop {alone:.1f} ms: {more:.1f} ms more (bar: 20 ms)")
-    print(f"a process for each starts in {start:,.0f} ms: {start / more:,.0f} times as much")
+    print(f"Lightning's Trainer with nothing around it: {share:.1f} ms more than the bare loop")
+    print(f"a process for each starts in {start:,.0f} ms: {start / more:,.0f} times (bar: 100)")
 
 
 # ---- the plan ---------------------------------------------------------------------------------
