@@ -80,3 +80,28 @@ def test_a_mistake_of_another_rule_is_made_once() -> None:
     assert {name for name, tried_again in found.items() if tried_again} == {
         "train", "trials", "worker", "final",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "ends"),
+    [("embedded", 0, "Finished jobid"), ("statlog", 1, "Error in rule fetch")],
+)
+def test_a_workflow_outlives_the_reader_of_its_output(
+    tmp_path: Path, lay_out: Callable[..., None], name: str, code: int, ends: str
+) -> None:
+    """Its job ends well, or fails for want of a mirror, when nobody reads any more what it says."""
+    lay_out(tmp_path)
+    told = subprocess.Popen(
+        [BIN / "snakemake", f"data/{name}/manifest.json", "--config", f"experiment={name}"],
+        cwd=tmp_path, env={k: v for k, v in os.environ.items() if k != "SWATH_MIRROR"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        assert told.stdout is not None
+        assert any(line.startswith(("rule fetch", "localrule fetch")) for line in told.stdout)
+        told.stdout.close()
+        assert told.wait(timeout=240) == code
+    finally:
+        told.kill()
+    assert (tmp_path / f"data/{name}/manifest.json").is_file() == (code == 0)
+    assert ends in next((tmp_path / ".snakemake/log").glob("*.log")).read_text()

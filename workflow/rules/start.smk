@@ -5,6 +5,7 @@ import functools
 import gc
 import json
 import os
+import queue
 import re
 import signal
 import sys
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 
 from snakemake.exceptions import ResourceValidationError, WorkflowError
+from snakemake.logging import logger
 
 from swath import clouds, devices, executors, plan, slurm, store
 from swath.data.card import FETCHED_BY
@@ -44,6 +46,30 @@ if workflow.resource_settings.cores is None and workflow.resource_settings.nodes
 # Before the plugin is used; which executor will be is not known yet.
 if workflow.is_main_process and "snakemake_executor_plugin_kubernetes" in sys.modules:
     clouds.mend_kubernetes(WorkflowError)
+
+
+def outlive_reader(handler):
+    """Go on where nobody reads what is told any more: all of it is in the log below .snakemake.
+
+    Snakemake (9.27) raises the broken pipe in whichever thread has found it: in that of a job which
+    has failed the scheduler does not learn of it, and waits forever.
+    """
+    tell = handler.emit
+
+    def tell_if_read(record):
+        try:
+            tell(record)
+        except BrokenPipeError:
+            with open(os.devnull, "w") as nowhere:
+                for each in (1, 2):
+                    if os.path.sameopenfile(each, handler.stream.fileno()):
+                        os.dup2(nowhere.fileno(), each)
+
+    handler.emit = tell_if_read
+
+
+for each in logger.handlers:
+    outlive_reader(each)
 
 # The verbs of the environment that runs this workflow, wherever it was started from.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]))
@@ -117,18 +143,24 @@ class Sources(list):
         return repr(self.told)
 
 
-def end_gracefully(*_):
-    """Have the scheduler end when the jobs that run have ended.
+# Unlike a lock, a queue of this kind may be put to by a signal that comes in the middle of anything.
+SIGTERMS = queue.SimpleQueue()
+
+
+def end_gracefully():
+    """Have the scheduler end when the jobs that run have ended, once a SIGTERM has come.
 
     Its own handler of SIGTERM (Snakemake 9.27) takes locks that the thread which it interrupts may
     hold, and then waits forever. A thread of its own waits until they are free.
     """
-    threading.Thread(target=workflow.scheduler.exit_gracefully, daemon=True).start()
+    SIGTERMS.get()
+    workflow.scheduler.exit_gracefully()
 
 
 # Which executor it is, is known from here on.
 onstart:
-    signal.signal(signal.SIGTERM, end_gracefully)
+    threading.Thread(target=end_gracefully, daemon=True).start()
+    signal.signal(signal.SIGTERM, lambda *_: SIGTERMS.put(True))
     settings = workflow.executor_plugin.common_settings
     if settings.non_local_exec:
         try:
