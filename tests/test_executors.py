@@ -10,22 +10,41 @@ import yaml
 
 from swath.clouds import KEYS
 from swath.errors import RunError
-from swath.executors import AWS_MEMORY, BARE, NAMES, Asked, spelled
+from swath.executors import AWS_MEMORY, WORDS, Asked, names_of, spelled
 
 PROFILES = Path(__file__).parents[1] / "workflow/profiles"
-TRAINS = Asked(8000, 1380, trains=True, goes_on=True)
+TRAINS = Asked(8000, 1380, trains=True, spreads=True, goes_on=True)
 COUNTS = Asked(4000, 60)
 
 
 def of(asked: Asked = TRAINS, executor: str = "slurm", **more: Any) -> dict[str, Any]:
     found = spelled(asked, executor=executor, **{"site": {}, "given": {}, **more})
-    assert set(found) <= set(NAMES)
+    assert set(found) <= {*names_of(asked), "launch", "devices", *WORDS.get(executor, ())}
     return found
+
+
+def test_a_job_has_the_words_of_the_plugins_that_are_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for executor in ("kubernetes", "aws_batch", "googlebatch"):
+        monkeypatch.setitem(sys.modules, f"snakemake_executor_plugin_{executor}", None)
+    spread = ["nodes", "launch", "mpi", "tasks", "tasks_per_gpu"]
+    network = ["mem_mb", "runtime", "gpu", "gpu_model", "devices"]
+    assert names_of(COUNTS) == ["mem_mb", "runtime"]
+    assert names_of(Asked(1, 1, trains=True)) == network
+    assert names_of(TRAINS) == network + spread
+    monkeypatch.delitem(sys.modules, "snakemake_executor_plugin_aws_batch")
+    (tmp_path / "snakemake_executor_plugin_aws_batch.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert names_of(COUNTS) == ["mem_mb", "runtime", "_gpus"]
 
 
 def test_a_job_without_a_network_asks_for_no_gpu() -> None:
     asked = of(COUNTS, site={"site_gpu": 2, "site_gpu_model": "a100"})
-    assert {name: asked[name] for name in asked if name in BARE} == {"mem_mb": 4000, "runtime": 60}
+    assert {name: asked[name] for name in names_of(COUNTS) if name in asked} == {
+        "mem_mb": 4000,
+        "runtime": 60,
+    }
     assert "gpu" not in asked and "gpu_model" not in asked
 
 
@@ -84,9 +103,8 @@ def test_each_executor_is_told_in_its_words(executor: str, words: dict[str, Any]
         site["site_gpu_model"] = "a100"
     asked = of(executor=executor, site=site, threads=4)
     assert {name: asked.get(name) for name in words} == words
-    mine = {"gpu_manufacturer", "scale", "machine_type", "_gpus", "nvidia_gpu"}
-    others = {name for name in NAMES if name in mine or name.startswith("googlebatch_")}
-    assert not (others - set(words)) & set(asked)
+    others = {name for name in sum(WORDS.values(), ()) if name not in words}
+    assert not others & set(asked)
 
 
 @pytest.mark.parametrize("executor", ["kubernetes", "aws-batch", "googlebatch"])
@@ -94,7 +112,7 @@ def test_a_job_without_a_network_is_sent_to_no_machine_with_a_gpu(executor: str)
     asked = of(COUNTS, executor=executor, site={"site_gpu": 1, "site_gpu_machine": "g"}, threads=1)
     gpus = {"gpu", "gpu_manufacturer", "machine_type", "_gpus", "nvidia_gpu"}
     assert not (gpus | {"googlebatch_machine_type"}) & set(asked), "gpu=0 is a request, too"
-    assert set(asked) - {"devices", "launch"} <= set(BARE)
+    assert set(asked) <= {"mem_mb", "runtime", "devices", "launch", *WORDS[executor]}
 
 
 def test_google_is_told_what_a_person_has_set() -> None:

@@ -16,23 +16,22 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import NoReturn
 
 from swath.errors import RunError
 
 Resource = int | str
 
-BARE = (
-    "mem_mb", "runtime", "scale",
-    "googlebatch_cpu_milli", "googlebatch_memory", "googlebatch_max_run_duration",
-)  # fmt: skip
-"""What `spelled` may give a job without a network."""
-NAMES = (
-    *BARE, "gpu", "gpu_model", "nodes", "devices", "launch", "mpi", "tasks", "tasks_per_gpu",
-    "gpu_manufacturer", "machine_type", "_gpus", "nvidia_gpu", "googlebatch_machine_type",
-)  # fmt: skip
-"""All that `spelled` may give. `devices` and `launch` are for the job itself: how many GPUs its
-process takes, and by what its processes are started."""
+WORDS = {
+    "kubernetes": ("scale", "gpu_manufacturer", "machine_type"),
+    "aws-batch": ("_gpus",),
+    "googlebatch": (
+        "googlebatch_cpu_milli", "googlebatch_memory", "googlebatch_max_run_duration",
+        "nvidia_gpu", "googlebatch_machine_type",
+    ),
+}  # fmt: skip
+"""What the plugin of a cloud wants to be told besides, or by other names."""
 
 AWS_MEMORY = {
     1: range(2048, 8193, 1024),
@@ -54,9 +53,29 @@ class Asked:
     """Minutes."""
     trains: bool = False
     """Whether a network works in it, which a GPU helps."""
+    spreads: bool = False
+    """Whether it may run on several nodes."""
     goes_on: bool = False
     """Whether it stops at a checkpoint before its time is over and goes on from there: then it
     needs no more time at the next attempt, and takes as much as there is at once."""
+
+
+def names_of(asked: Asked) -> list[str]:
+    """What `spelled` may give a job of a rule.
+
+    `devices` and `launch` are for the job itself: how many GPUs its process takes, and by what its
+    processes are started. Snakemake asks for each of them by itself, before it says which executor
+    is used, and so for thousands of jobs: those of a plugin that is not installed are left out.
+    """
+    found = ["mem_mb", "runtime"]
+    if asked.trains:
+        found += ["gpu", "gpu_model", "devices"]
+    if asked.spreads:
+        found += ["nodes", "launch", "mpi", "tasks", "tasks_per_gpu"]
+    for executor, words in WORDS.items():
+        if find_spec(f"snakemake_executor_plugin_{executor.replace('-', '_')}"):
+            found += words
+    return found
 
 
 def spelled(
@@ -69,7 +88,7 @@ def spelled(
     threads: int = 1,
     device: str = "auto",
 ) -> dict[str, Resource]:
-    """The resources of a job, by the names of `NAMES`; what is absent is not asked for.
+    """The resources of a job, by the names of `names_of`; what is absent is not asked for.
 
     Memory grows by half of the first request with each attempt, since a job that was short of it
     is killed; time grows with the attempts up to what the site allows.
@@ -189,7 +208,7 @@ def _googlebatch(
 
 
 CLOUDS = {"kubernetes": _kubernetes, "aws-batch": _aws_batch, "googlebatch": _googlebatch}
-"""What else each wants to be told, or by other names."""
+"""Executor -> what gives the values of its `WORDS`."""
 
 
 def _number(given: Mapping[str, Resource], name: str, found: Mapping[str, Resource]) -> int:

@@ -33,7 +33,7 @@ def test_a_training_over_its_time_limit_goes_on_by_itself(
     rules = tmp_path / "workflow/rules/learn.smk"
     text = rules.read_text()
     announced = "--minutes {resources.runtime}"
-    asked = "**asks(8000, 1380, trains=True, goes_on=True),\n"
+    asked = "**asks(8000, 1380, trains=True, spreads=True, goes_on=True),\n"
     assert announced in text and asked in text
     text = text.replace(announced, "--minutes {resources.limit}").replace(
         asked, asked + '        limit=lambda w, attempt: "0.15" if attempt == 1 else "9",\n', 1

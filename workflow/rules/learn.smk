@@ -26,7 +26,7 @@ rule train:
     threads: 16
     retries: GOES_ON
     resources:
-        **asks(8000, 1380, trains=True, goes_on=True),
+        **asks(8000, 1380, trains=True, spreads=True, goes_on=True),
         processes="auto",
     shell:
         "{resources.launch}swath --log {log:q} --gpus {resources.devices} train"

@@ -384,7 +384,7 @@ def asks(mem_mb, runtime, **how):
 
         return inspected(resource)
 
-    return {name: of(name) for name in (executors.NAMES if asked.trains else executors.BARE)}
+    return {name: of(name) for name in executors.names_of(asked)}
 
 
 @functools.cache
