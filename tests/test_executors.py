@@ -19,24 +19,27 @@ COUNTS = Asked(4000, 60)
 
 def of(asked: Asked = TRAINS, executor: str = "slurm", **more: Any) -> dict[str, Any]:
     found = spelled(asked, executor=executor, **{"site": {}, "given": {}, **more})
-    assert set(found) <= {*names_of(asked), "launch", "devices", *WORDS.get(executor, ())}
+    of_each, of_network = WORDS.get(executor, ((), ()))
+    assert set(found) <= {*names_of(asked), "launch", "devices", *of_each, *of_network}
     return found
 
 
 def test_a_job_has_the_words_of_the_plugins_that_are_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for executor in ("kubernetes", "aws_batch", "googlebatch"):
-        monkeypatch.setitem(sys.modules, f"snakemake_executor_plugin_{executor}", None)
+    plugins = {name: f"snakemake_executor_plugin_{name.replace('-', '_')}" for name in WORDS}
+    for plugin in plugins.values():
+        monkeypatch.setitem(sys.modules, plugin, None)
     spread = ["nodes", "launch", "mpi", "tasks", "tasks_per_gpu"]
     network = ["mem_mb", "runtime", "gpu", "gpu_model", "devices"]
     assert names_of(COUNTS) == ["mem_mb", "runtime"]
     assert names_of(Asked(1, 1, trains=True)) == network
     assert names_of(TRAINS) == network + spread
-    monkeypatch.delitem(sys.modules, "snakemake_executor_plugin_aws_batch")
-    (tmp_path / "snakemake_executor_plugin_aws_batch.py").touch()
+    monkeypatch.delitem(sys.modules, plugins["kubernetes"])
+    (tmp_path / f"{plugins['kubernetes']}.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
-    assert names_of(COUNTS) == ["mem_mb", "runtime", "_gpus"]
+    assert names_of(COUNTS) == ["mem_mb", "runtime", "scale"]
+    assert names_of(TRAINS) == [*network, *spread, "scale", "gpu_manufacturer", "machine_type"]
 
 
 def test_a_job_without_a_network_asks_for_no_gpu() -> None:
@@ -103,7 +106,7 @@ def test_each_executor_is_told_in_its_words(executor: str, words: dict[str, Any]
         site["site_gpu_model"] = "a100"
     asked = of(executor=executor, site=site, threads=4)
     assert {name: asked.get(name) for name in words} == words
-    others = {name for name in sum(WORDS.values(), ()) if name not in words}
+    others = {name for both in WORDS.values() for of in both for name in of if name not in words}
     assert not others & set(asked)
 
 
@@ -112,7 +115,7 @@ def test_a_job_without_a_network_is_sent_to_no_machine_with_a_gpu(executor: str)
     asked = of(COUNTS, executor=executor, site={"site_gpu": 1, "site_gpu_machine": "g"}, threads=1)
     gpus = {"gpu", "gpu_manufacturer", "machine_type", "_gpus", "nvidia_gpu"}
     assert not (gpus | {"googlebatch_machine_type"}) & set(asked), "gpu=0 is a request, too"
-    assert set(asked) <= {"mem_mb", "runtime", "devices", "launch", *WORDS[executor]}
+    assert set(asked) <= {"mem_mb", "runtime", "devices", "launch", *WORDS[executor][0]}
 
 
 def test_google_is_told_what_a_person_has_set() -> None:

@@ -23,15 +23,16 @@ from swath.errors import RunError
 
 Resource = int | str
 
-WORDS = {
-    "kubernetes": ("scale", "gpu_manufacturer", "machine_type"),
-    "aws-batch": ("_gpus",),
+WORDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "kubernetes": (("scale",), ("gpu_manufacturer", "machine_type")),
+    "aws-batch": ((), ("_gpus",)),
     "googlebatch": (
-        "googlebatch_cpu_milli", "googlebatch_memory", "googlebatch_max_run_duration",
-        "nvidia_gpu", "googlebatch_machine_type",
+        ("googlebatch_cpu_milli", "googlebatch_memory", "googlebatch_max_run_duration"),
+        ("nvidia_gpu", "googlebatch_machine_type"),
     ),
-}  # fmt: skip
-"""What the plugin of a cloud wants to be told besides, or by other names."""
+}
+"""What the plugin of a cloud wants to be told besides, or by other names: of each job, and of one
+with a network."""
 
 AWS_MEMORY = {
     1: range(2048, 8193, 1024),
@@ -72,9 +73,9 @@ def names_of(asked: Asked) -> list[str]:
         found += ["gpu", "gpu_model", "devices"]
     if asked.spreads:
         found += ["nodes", "launch", "mpi", "tasks", "tasks_per_gpu"]
-    for executor, words in WORDS.items():
+    for executor, (of_each, of_network) in WORDS.items():
         if find_spec(f"snakemake_executor_plugin_{executor.replace('-', '_')}"):
-            found += words
+            found += [*of_each, *(of_network if asked.trains else ())]
     return found
 
 
