@@ -165,10 +165,10 @@ def overhead(rounds: int) -> None:
         begin = time.perf_counter()
         subprocess.run([sys.executable, "-c", "import swath.learn.trials"], check=True)
         process.append(time.perf_counter() - begin)
-    spent = {name: 1e3 * np.array(each) for name, each in times.items()}
-    trial, alone = (statistics.median(spent[name]) for name in ("trial", "bare"))
-    more = statistics.median(spent["trial"] - spent["bare"])
-    share = statistics.median(spent["lightning"] - spent["bare"])
+    took_ms = {name: 1e3 * np.array(each) for name, each in times.items()}
+    trial, alone = (statistics.median(took_ms[name]) for name in ("trial", "bare"))
+    more = statistics.median(took_ms["trial"] - took_ms["bare"])
+    share = statistics.median(took_ms["lightning"] - took_ms["bare"])
     start = 1e3 * statistics.median(process)
     print(f"a trial {trial:.1f} ms, the bare loop {alone:.1f} ms: {more:.1f} ms more (bar: 20 ms)")
     print(f"Lightning's Trainer with nothing around it: {share:.1f} ms more than the bare loop")
