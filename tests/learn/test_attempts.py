@@ -26,7 +26,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from pytorch_lightning import Trainer
+from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.loops.fit_loop import _FitLoop
 
 from swath import options, settings
@@ -440,6 +440,19 @@ def test_the_lock_of_a_folder_that_was_deleted_meanwhile_is_none(tmp_path: Path)
         with pytest.raises(StoppedError), alone(folder, stop, Together(Place())):
             raise AssertionError("the other is inside")
         waiting.result()
+
+
+def test_seeding_draws_what_lightning_and_torch_would() -> None:
+    def drawn() -> list[float]:
+        of_numpy = np.random.rand()  # noqa: NPY002 (the generator that is seeded)
+        return [float(torch.rand(())), float(torch.randn(())), of_numpy, random.random()]
+
+    seed_everything(7, verbose=False)
+    expected = drawn()
+    attempts.seed_all(7)
+    assert drawn() == expected
+    attempts.seed_torch(7)
+    assert drawn()[:2] == expected[:2]
 
 
 def test_signals_are_given_back(run, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import json
 import logging
 import math
 import os
+import random
 import signal
 import threading
 import time
@@ -353,6 +354,31 @@ def _flat(value: Any, key: str = "") -> dict[str, Any]:
     }
 
 
+# ---- random numbers ---------------------------------------------------------------------------
+
+
+def seed_all(seed: int) -> None:
+    """Seed whatever a network may draw from: Python, numpy and torch.
+
+    Args:
+        seed: at least 0 and below 2³².
+    """
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 (a network of another's may draw from it)
+    seed_torch(seed)
+
+
+def seed_torch(seed: int) -> None:
+    """What `torch.manual_seed` does for processors and NVIDIA's GPUs.
+
+    That looks for four other kinds of device, too, and keeps a traceback for each that is not
+    there, which takes longer than a step of a small network.
+    """
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(seed)
+
+
 # ---- one attempt ------------------------------------------------------------------------------
 
 
@@ -398,7 +424,7 @@ class Attempt(Callback):
         # Losses since the last look at them, and the batch of the first.
         self.losses: list[Tensor] = []
         self.looked_to = 0
-        self.trained: dict[str, Tensor] = {}
+        self.trained: dict[str, tuple[Tensor, int]] = {}
         self.validated: list[Tensor] = []
         # Weights of the network to keep: of the epoch that ends, and of an earlier one that is in a
         # checkpoint and not yet in a file of its own.
@@ -456,7 +482,8 @@ class Attempt(Callback):
             self.looked_to = batch
             self.began = time.monotonic() - self.left["seconds"]
             learner: Any = pl_module
-            learner.sums = {k: v.to(pl_module.device) for k, v in self.left["sums"].items()}
+            sums = self.left["sums"].items()
+            learner.sums = {name: (total.to(pl_module.device), n) for name, (total, n) in sums}
             torch.set_rng_state(self.left["random"])
             if pl_module.device.type == "cuda" and self.left["random_cuda"] is not None:
                 torch.cuda.set_rng_state(self.left["random_cuda"])
@@ -467,7 +494,7 @@ class Attempt(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw what depends on no earlier epoch."""
         self.batches.start(trainer.current_epoch)
-        torch.manual_seed(self.seed * 1_000_003 + trainer.current_epoch)
+        seed_torch(self.seed * 1_000_003 + trainer.current_epoch)
         self.began, self.looked_to = time.monotonic(), 0
 
     def on_train_batch_start(
@@ -476,7 +503,7 @@ class Attempt(Callback):
         """Draw for each process's share by itself, and alike where a run goes on."""
         if self.together.size > 1:
             place = (self.seed, trainer.current_epoch, batch_idx, self.together.rank)
-            torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
+            seed_torch(int(np.random.SeedSequence(place).generate_state(1)[0]))
 
     def on_train_batch_end(
         self,

@@ -11,6 +11,7 @@ import itertools
 import logging
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,8 +21,9 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from pytorch_lightning import LightningModule, Trainer, seed_everything
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.plugins.environments import LightningEnvironment  # type: ignore[attr-defined]
+from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.trainer.connectors import callback_connector
 from torch import Tensor, nn
 
@@ -29,7 +31,15 @@ from swath import registry
 from swath.data.patchset import PatchSet
 from swath.errors import RunError
 from swath.launch import Place, place_of, with_others
-from swath.learn.attempts import Attempt, EarlyStop, Progress, ProvenCheckpoints, Stop, alone
+from swath.learn.attempts import (
+    Attempt,
+    EarlyStop,
+    Progress,
+    ProvenCheckpoints,
+    Stop,
+    alone,
+    seed_all,
+)
 from swath.learn.augment import Batch
 from swath.learn.batches import Batches, suited_shuffle
 from swath.learn.compiling import Forward, compiled, step_s
@@ -63,8 +73,8 @@ with the same run."""
 class Outcome:
     """What a run has reached."""
 
-    history: pd.DataFrame
-    """One row an epoch: epoch, train/loss, val/loss, what the task measures, lr, seconds,
+    rows: list[dict[str, float]]
+    """One an epoch: epoch, train/loss, val/loss, what the task measures, lr, seconds,
     images_per_s."""
     best_epoch: int
     model: Path
@@ -74,6 +84,11 @@ class Outcome:
     attempts."""
     first: bool
     """Whether this process is the first of those that have trained it, which writes the results."""
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """The rows as a table."""
+        return pd.DataFrame(self.rows)
 
 
 def train(
@@ -136,7 +151,7 @@ def train(
         )
     augment, keep = trainer["augment"], trainer["keep"]
     threads = torch.get_num_threads()
-    seed_everything(seed, verbose=False)
+    seed_all(seed)
     network = build(model, len(statistics["mean"]), len(patches.classes))
     _can_be_augmented(patches, augment, trainer["tta"])
     sides_px = {patches.image.shape[-1], augment["crop_px"] or patches.image.shape[-1]}
@@ -215,6 +230,7 @@ def train(
                 # Slurm's variables alone would have Lightning think otherwise.
                 plugins=[LightningEnvironment(), checkpoints],
                 default_root_dir=state,
+                profiler=_Unmeasured(),
             )
             if len(progress.history) < epochs and not early.is_due():
                 form = [*form, precision, channels_last, trainer["compile"], learner.steps]
@@ -229,17 +245,18 @@ def train(
                 attempt.load_state_dict(saved["callbacks"][attempt.state_key])
             if until_epoch is None:
                 attempt.finish()
-    history = pd.DataFrame(progress.history[:epochs])
+    rows = progress.history[:epochs]
+    best = int(np.nanargmax([row[learns.monitor] for row in rows]))
     device_name = _device_name(device)
     torch.set_num_threads(threads)  # the other processes have ended
     return Outcome(
-        history=history,
-        best_epoch=int(history[learns.monitor].idxmax()) if keep == "best" else len(history) - 1,
+        rows=rows,
+        best_epoch=best if keep == "best" else len(rows) - 1,
         model=state / "best.ckpt",
         facts={
             "parameters": sum(p.numel() for p in network.parameters()),
-            "epochs": len(history),
-            "seconds": float(history["seconds"].sum()),
+            "epochs": len(rows),
+            "seconds": sum(row["seconds"] for row in rows),
             "device": device_name,
             "processes": place.size,
             "precision": precision,
@@ -396,8 +413,16 @@ class _Learner(LightningModule):
             metric.sync_on_compute = False  # each process measures whole batches
         self.optim, self.batches, self.accumulate = optim, batches, trainer["accumulate"]
         self.steps = trainer["epochs"] * -(-len(batches) // self.accumulate)
-        self.sums: dict[str, Tensor] = {}
+        self.sums: dict[str, tuple[Tensor, int]] = {}
         self.compiled: Forward | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes each hook that it calls, forty times a step; a network would first look
+        # among its weights for one of that name.
+        if name == "_current_fx_name":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def compile_steps(
         self,
@@ -433,6 +458,10 @@ class _Learner(LightningModule):
                 force=wanted is True or before is True, required=wanted is True,
                 steps=self.steps * self.accumulate,
             )  # fmt: skip
+
+    def transfer_batch_to_device(self, batch: Batch, *_: Any) -> Batch:
+        """Batches come where they are wanted."""
+        return batch
 
     @property
     def network(self) -> nn.Module:
@@ -479,16 +508,14 @@ class _Learner(LightningModule):
         label = label if self.task.labels == "number" else label.long()
         self.metrics.update(self.task.decide(answer), label)
 
-    def _add(self, name: str, value: Tensor, weight: int) -> None:
-        """Sums stay on the device: asking for a number each step would wait for it."""
-        both = torch.stack(
-            [value.float() * weight, torch.tensor(float(weight), device=value.device)]
-        )
-        self.sums[name] = self.sums.get(name, 0) + both
+    def _add(self, name: str, value: Tensor, patches: int) -> None:
+        """Add a mean over patches; the sum stays on the device, which nobody is to wait for."""
+        total, count = self.sums.get(name, (0, 0))
+        self.sums[name] = (total + value.float() * patches, count + patches)
 
     def take(self) -> dict[str, float]:
         """The means since the last call, and what the validation has measured."""
-        means = {name: float(total / weight) for name, (total, weight) in self.sums.items()}
+        means = {name: float(total / count) for name, (total, count) in self.sums.items()}
         measured = {name: float(value) for name, value in self.metrics.compute().items()}
         self.sums = {}
         self.metrics.reset()
@@ -609,6 +636,14 @@ def _time_step(network: nn.Module, image: Tensor, precision: str, channels_last:
     layout = torch.channels_last if channels_last else torch.contiguous_format
     network.to(memory_format=layout)  # type: ignore[call-overload]
     return step_s(network, network, image.contiguous(memory_format=layout), precision)
+
+
+class _Unmeasured(PassThroughProfiler):
+    """Opens nothing around each of the forty actions of a step, not even to measure nothing."""
+
+    def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
+        """Nothing is measured."""
+        return nullcontext()
 
 
 @functools.cache

@@ -139,16 +139,13 @@ def _row(slot: Slot) -> Row:
 
 def _reached(outcome: Outcome, sought: Sequence[str]) -> dict[str, Any]:
     """Scores, cost and curve of what a trial has reached."""
-    history = outcome.history
+    best = outcome.rows[outcome.best_epoch]
     own = {name: outcome.facts[name] for name in ("parameters", "seconds")}  # of the whole run
-    scores = [
-        float(own[name] if name in own else history[name].iloc[outcome.best_epoch])
-        for name in sought
-    ]
+    scores = [float(own[name] if name in own else best[name]) for name in sought]
     for name, score in zip(sought, scores, strict=True):
         if not math.isfinite(score):
             raise ValueError(f"{name} is {score}")
-    curve = [float(x) for x in history[sought[0]]] if sought[0] in history else []
+    curve = [float(row[sought[0]]) for row in outcome.rows if sought[0] in row]
     return {"scores": scores, "seconds": outcome.facts["seconds"], "curve": curve}
 
 
