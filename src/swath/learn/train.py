@@ -246,12 +246,14 @@ def train(
             if until_epoch is None:
                 attempt.finish()
     rows = progress.history[:epochs]
-    best = int(np.nanargmax([row[learns.monitor] for row in rows]))
+    best = len(rows) - 1
+    if keep == "best":
+        best = int(np.nanargmax([row[learns.monitor] for row in rows]))
     device_name = _device_name(device)
     torch.set_num_threads(threads)  # the other processes have ended
     return Outcome(
         rows=rows,
-        best_epoch=best if keep == "best" else len(rows) - 1,
+        best_epoch=best,
         model=state / "best.ckpt",
         facts={
             "parameters": sum(p.numel() for p in network.parameters()),
